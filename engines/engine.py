@@ -1,0 +1,115 @@
+"""The Engine base class: what a module implements to put its inference library side by side with the others.
+
+An engine turns prompt token ids into output token ids and nothing else. The worker around it owns the chat
+template, the tokenizer, the clock and the pipe, so every engine gets equal prompts and is measured equally.
+Vendor libraries are imported inside methods only: importing an engine module must stay free.
+
+Exceptions::
+
+    EngineError                 kind "error": the message and remedy reach the person as they are
+    ├── UnavailableError        the engine or device cannot be used on this machine
+    ├── ModelError              the model folder is missing, broken or of the wrong kind
+    ├── PromptError             the prompt is empty or does not fit the context
+    ├── OutOfMemoryError        the library could not get the memory
+    └── OutputError             the model produced something unusable (non-finite logits)
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+
+
+class EngineError(Exception):
+    """What happened, with the numbers, in `str(error)`; what to do about it in `remedy`."""
+
+    kind = "error"
+
+    def __init__(self, message: str, remedy: str | None = None):
+        super().__init__(message)
+        self.remedy = remedy
+
+
+class UnavailableError(EngineError):
+    kind = "unavailable"
+
+
+class ModelError(EngineError):
+    kind = "model"
+
+
+class PromptError(EngineError):
+    kind = "prompt"
+
+
+class OutOfMemoryError(EngineError):
+    kind = "memory"
+
+
+class OutputError(EngineError):
+    kind = "output"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `Engine.load` found out."""
+
+    device: str
+    """Where the work really runs, as the library reports it, not as it was asked for."""
+    context_tokens: int | None = None
+    """Prompt and reply together may not exceed this; None: unknown."""
+    compile_s: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """What `Engine.generate` knows beyond the tokens it handed over."""
+
+    cached_prompt_tokens: int | None = None
+    """Prompt tokens not computed again because their KV cache was kept; None: the engine cannot tell."""
+    warning: str | None = None
+
+
+OnToken = Callable[[int], bool]
+"""Takes each output token id as soon as it exists; returns False when the engine must stop now."""
+OnProgress = Callable[[Progress], None]
+
+
+class Engine(ABC):
+    """One inference library. An instance lives in one worker and loads one target."""
+
+    spec: ClassVar[EngineSpec]
+
+    @abstractmethod
+    def probe(self) -> Availability:
+        """Say which devices can be used here. Never raises: what goes wrong is the reason."""
+
+    @abstractmethod
+    def load(
+        self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
+    ) -> LoadReport:
+        """Load the model folder onto the device.
+
+        Raises UnavailableError, ModelError or OutOfMemoryError; anything else reaches the person as an
+        unexpected error with its traceback one click away.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        request: GenerationRequest,
+        stop_ids: frozenset[int],
+        on_token: OnToken,
+    ) -> GenerationReport:
+        """Generate up to `request.max_new_tokens` ids after `prompt_ids` (shape (prompt_tokens,)).
+
+        Calls `on_token` once per id, in order, as early as the library allows. Ends when `on_token` returns
+        False, after an id in `stop_ids` (unless `request.ignore_eos`; handing the stop id over is fine, the
+        worker drops it), or at the limit. Ignores the messages in the request: the prompt ids are the prompt.
+        """

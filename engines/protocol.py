@@ -1,0 +1,423 @@
+"""What crosses the process boundary: frozen dataclasses, to and from JSON lines.
+
+The parent (the app) and a worker (one child process with one loaded target) may run under different
+Python versions and environments, so this module uses the standard library only and knows nothing else of
+ours. Missing values are ``None``, never -1, 0 or "". Times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+PROTOCOL_VERSION = 1
+
+DEMO_MODEL = "demo"
+"""Name of the bundled tiny model."""
+
+
+class ProtocolError(ValueError):
+    """A line, a target or a request that does not follow the protocol; the message says what and why."""
+
+
+# --- what an engine is -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What an engine declares about itself; the rest of the app reads this and knows no engine by name."""
+
+    name: str
+    """`openvino-genai`: as written in targets."""
+    title: str
+    """`OpenVINO GenAI`: as shown to people."""
+    module: str
+    """Import path of the module whose `ENGINE` is the Engine subclass; imported in workers only."""
+    environment: str = "main"
+    """Name of the Python environment its worker runs in (engines/environments.py)."""
+    devices: tuple[str, ...] = ("CPU",)
+    """Every device family the library knows, in its own spelling; `probe` says which are here."""
+    precisions: tuple[str, ...] = ()
+    """Weight formats offered, best default first."""
+    model_format: str = "safetensors"
+    """Format of the model folder it loads: `openvino`, `onnxruntime-genai`, `safetensors`."""
+    honours: tuple[str, ...] = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
+    """Fields of GenerationRequest it obeys; the page greys out the rest."""
+    reuses_kv_cache: bool = False
+    """Whether a follow-up turn prefills only what the previous one has not."""
+    homepage: str | None = None
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """One device of one engine on this machine: usable, or why not and what to do about it."""
+
+    device: str
+    ok: bool
+    title: str | None = None
+    """Full name of the hardware, as the library or the system tells it."""
+    reason: str | None = None
+    remedy: str | None = None
+    precisions: tuple[str, ...] | None = None
+    """Precisions that make sense on this device, best default first; None: all of the engine's."""
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Answer to "can this engine run here?"; every engine that cannot says why and what to do."""
+
+    ok: bool
+    device_status: tuple[DeviceStatus, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Distribution name -> version of the libraries that decide speed and result."""
+    reason: str | None = None
+    remedy: str | None = None
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices that can be used now."""
+        return tuple(status.device for status in self.device_status if status.ok)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one panel shows and one worker loads."""
+
+    engine: str
+    device: str
+    precision: str
+    model: str = DEMO_MODEL
+
+    @property
+    def spelling(self) -> str:
+        """`openvino-genai/CPU/int4`, without the model."""
+        return f"{self.engine}/{self.device}/{self.precision}"
+
+    def __str__(self) -> str:
+        return f"{self.spelling} + {self.model}"
+
+    @classmethod
+    def parse(cls, spelling: str, model: str = DEMO_MODEL) -> Target:
+        """Read `engine/device/precision`; raises ProtocolError with the expected form."""
+        parts = [part.strip() for part in spelling.split("/")]
+        if len(parts) != 3 or not all(parts):
+            raise ProtocolError(
+                f"“{spelling}” is not a target; write ENGINE/DEVICE/PRECISION, "
+                "for example openvino-genai/CPU/int4"
+            )
+        return cls(parts[0], parts[1], parts[2], model)
+
+
+# --- requests ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One generation. `temperature` 0 is greedy; None leaves a parameter to the engine's neutral value."""
+
+    messages: tuple[Message, ...]
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    ignore_eos: bool = False
+    """Generate exactly max_new_tokens: for measuring with a fixed output length."""
+    continue_reply: bool = False
+    """The last message is an assistant's that is to be carried on, not answered."""
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model folder on disk in the format one engine loads, and where it came from."""
+
+    path: str
+    model: str
+    precision: str
+    format: str
+    revision: str | None = None
+    """Commit of the source repository, or a hash of the source files."""
+    recipe: Mapping[str, Any] | None = None
+    """How the folder was made (converter, options, versions); None for files used as they came."""
+    recipe_sha256: str | None = None
+    weight_bytes: int | None = None
+    """Size of the weight files: the basis of the memory estimate."""
+    estimated_peak_bytes: int | None = None
+
+
+# --- raw measurements --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunMetrics:
+    """Raw measurements of one run; rates are derived, here and in the SQL view, from nothing else.
+
+    All times count from the moment the worker took the request, by the worker's own monotonic clock.
+    """
+
+    prompt_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+    """Prompt tokens whose KV cache was kept from the turn before."""
+    output_tokens: int = 0
+    """Generated token ids, the end-of-sequence token not counted."""
+    prompt_sha256: str | None = None
+    token_offsets_s: tuple[float, ...] = ()
+    """Seconds from start to each output token; shape (output_tokens,)."""
+    total_s: float | None = None
+    load_s: float | None = None
+    """Process start to model loaded, without warm-up; of the worker that ran this."""
+    compile_s: float | None = None
+    warmup_s: float | None = None
+    peak_rss_bytes: int | None = None
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Time to first token: tokenisation, template and prefill included."""
+        return self.token_offsets_s[0] if self.token_offsets_s else None
+
+    @property
+    def prefill_tok_s(self) -> float | None:
+        """Prompt tokens / TTFT; None when a kept KV cache makes the quotient meaningless."""
+        if not self.ttft_s or not self.prompt_tokens or self.cached_prompt_tokens:
+            return None
+        return self.prompt_tokens / self.ttft_s
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """(n − 1) / (t_n − t_1): the first token excluded (MLPerf's 2nd+ token rate)."""
+        if len(self.token_offsets_s) < 2:
+            return None
+        span = self.token_offsets_s[-1] - self.token_offsets_s[0]
+        return (len(self.token_offsets_s) - 1) / span if span > 0 else None
+
+    @property
+    def itl_s(self) -> tuple[float, ...]:
+        """Inter-token latencies: gaps between consecutive tokens; shape (n − 1,)."""
+        return tuple(later - earlier for earlier, later in itertools.pairwise(self.token_offsets_s))
+
+    @property
+    def itl_median_s(self) -> float | None:
+        return statistics.median(self.itl_s) if self.itl_s else None
+
+    @property
+    def itl_p95_s(self) -> float | None:
+        """95th percentile of ITL, nearest rank."""
+        gaps = sorted(self.itl_s)
+        return gaps[max(0, -(-95 * len(gaps) // 100) - 1)] if gaps else None
+
+
+# --- commands, parent to worker ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Which devices does this engine have here?"""
+
+    engine_module: str
+
+
+@dataclass(frozen=True)
+class Load:
+    engine_module: str
+    target: Target
+    model: PreparedModel
+    cache_dir: str
+    """Folder for compiled blobs, this worker's own."""
+    warm_up: bool = True
+
+
+@dataclass(frozen=True)
+class Generate:
+    run_id: str
+    request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class Cancel:
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Shutdown:
+    pass
+
+
+# --- events, worker to parent ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """First line of every worker."""
+
+    protocol_version: int
+    pid: int
+    python: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    availability: Availability
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something takes a while: what, and how far if known (0–1)."""
+
+    stage: str
+    """`queue`, `download`, `convert`, `start`, `load`, `compile`, `warm-up`, `prefill`."""
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    load_s: float
+    warmup_s: float | None
+    compile_s: float | None
+    rss_bytes: int | None
+    peak_rss_bytes: int | None
+    device: str
+    """Where the work really runs, as the library reports it."""
+    versions: Mapping[str, str]
+    """Distribution name -> version in the worker's environment."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Properties worth keeping with the numbers: driver, attention backend, compiled precision."""
+    context_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """The prompt is tokenised; prefill starts."""
+
+    run_id: str
+    prompt_tokens: int
+    prompt_sha256: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token id and the text that became certain with it (possibly none)."""
+
+    run_id: str
+    token_id: int
+    text: str
+    offset_s: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    run_id: str
+    finish_reason: str
+    """`stop` (end of sequence), `length` (max_new_tokens or context full) or `cancelled`."""
+    text: str
+    metrics: RunMetrics
+    warning: str | None = None
+    """Something the person should know about this reply: degenerate output, a cut prompt."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A command failed, or (`crashed`) the worker did. `message` is for people, `details` for experts."""
+
+    kind: str
+    """One of FAILURE_KINDS."""
+    message: str
+    remedy: str | None = None
+    details: str | None = None
+    """Traceback or tail of the worker's log."""
+    exit_code: int | None = None
+    run_id: str | None = None
+
+
+FAILURE_KINDS = (
+    "unavailable",  # the engine or device cannot be used here
+    "model",  # the model folder is missing, broken or of the wrong kind
+    "prompt",  # empty, or longer than the context
+    "memory",  # does not fit
+    "crashed",  # the worker process ended
+    "hung",  # no answer in time
+    "output",  # the model produced garbage: non-finite logits
+    "cancelled",  # while loading or converting
+    "error",  # the library raised something we have no better name for
+)
+
+Command = Probe | Load | Generate | Cancel | Shutdown
+Event = Ready | Probed | Progress | Loaded | Prompted | Token | Finished | Failed
+
+_TYPES = {
+    cls.__name__: cls
+    for cls in (
+        *(
+            EngineSpec,
+            DeviceStatus,
+            Availability,
+            Target,
+            Message,
+            GenerationRequest,
+            PreparedModel,
+            RunMetrics,
+        ),
+        *(Probe, Load, Generate, Cancel, Shutdown),
+        *(Ready, Probed, Progress, Loaded, Prompted, Token, Finished, Failed),
+    )
+}
+_TAG = "type"
+
+
+def to_jsonable(value: Any) -> Any:
+    """Turn a protocol value into what `json` can write; dataclasses carry their name under "type"."""
+    if is_dataclass(value) and not isinstance(value, type):
+        record = {f.name: to_jsonable(getattr(value, f.name)) for f in fields(value)}
+        return {_TAG: type(value).__name__, **record}
+    if isinstance(value, Mapping):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item) for item in value]
+    return value
+
+
+def from_jsonable(value: Any) -> Any:
+    """The way back; lists become tuples. Raises ProtocolError for an unknown type or a wrong field."""
+    if isinstance(value, list):
+        return tuple(from_jsonable(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if _TAG not in value:
+        return {key: from_jsonable(item) for key, item in value.items()}
+    cls = _TYPES.get(value[_TAG])
+    if cls is None:
+        raise ProtocolError(f"unknown message type {value[_TAG]!r}")
+    try:
+        return cls(**{key: from_jsonable(item) for key, item in value.items() if key != _TAG})
+    except TypeError as error:
+        raise ProtocolError(f"malformed {cls.__name__}: {error}") from error
+
+
+def encode(message: Command | Event) -> bytes:
+    """One JSON line, ASCII only: lone surrogates and line separators survive any pipe."""
+    return json.dumps(to_jsonable(message), separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Command | Event:
+    """Read one line; raises ProtocolError when it is not one of ours."""
+    try:
+        message = from_jsonable(json.loads(line))
+    except ValueError as error:
+        raise ProtocolError(f"not a protocol line: {line[:200]!r}") from error
+    if not is_dataclass(message):
+        raise ProtocolError(f"not a protocol message: {line[:200]!r}")
+    return message
