@@ -1,0 +1,203 @@
+"""Folds a run's events into what a panel shows; knows nothing of Gradio, files or processes.
+
+Events arrive on a worker's reader thread, views are taken by whoever draws the page, a few times a second.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from engines.protocol import (
+    Event,
+    Failed,
+    Finished,
+    Loaded,
+    Progress,
+    Prompted,
+    RunMetrics,
+    Target,
+    Token,
+)
+
+RATE_WINDOW_S = 2.0
+"""The moving decode rate looks back this far."""
+DONE_PHASES = ("finished", "stopped", "failed")
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One run as it stands: what a panel shows."""
+
+    panel: int
+    target: Target
+    run_id: str | None = None
+    phase: str = "waiting"
+    """`waiting`, `preparing`, `loading`, `prefill`, `running`, `finished`, `stopped`, `failed`."""
+    text: str = ""
+    progress: Progress | None = None
+    tokens: int = 0
+    ttft_s: float | None = None
+    felt_ttft_s: float | None = None
+    """From the key press to the first token's arrival in this process: loading and waiting included."""
+    elapsed_s: float | None = None
+    """Since the worker took the request; None before."""
+    decode_tok_s: float | None = None
+    """Moving over the last two seconds while running; the defined rate when done."""
+    metrics: RunMetrics | None = None
+    """Complete when done; of a failed run, what was received."""
+    token_offsets_s: tuple[float, ...] = ()
+    """Filled when done (see `metrics` for the rest)."""
+    finish_reason: str | None = None
+    failure: Failed | None = None
+    warning: str | None = None
+    load_s: float | None = None
+    warmup_s: float | None = None
+    loaded: Loaded | None = None
+    prompt_tokens: int | None = None
+    prompt_sha256: str | None = None
+    peak_rss_bytes: int | None = None
+    contended: bool = False
+    version: int = 0
+    """Grows with every change."""
+
+    @property
+    def done(self) -> bool:
+        return self.phase in DONE_PHASES
+
+
+class RunFold:
+    """The growing state of one run. Thread-safe."""
+
+    def __init__(
+        self,
+        panel: int,
+        target: Target,
+        *,
+        contended: bool = False,
+        pressed_at: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """`pressed_at`: reading of `clock` when the person pressed Send."""
+        self._clock, self._pressed_at = clock, pressed_at
+        self._lock = threading.Lock()
+        self._view = RunView(panel, target, contended=contended)
+        self._texts: list[str] = []
+        self._offsets: list[float] = []
+        self._started: float | None = None
+        self._ended: float | None = None
+
+    def change(self, **fields: object) -> None:
+        """Set fields of the view."""
+        with self._lock:
+            self._set(**fields)
+
+    def _set(self, **fields: object) -> None:
+        self._view = replace(self._view, version=self._view.version + 1, **fields)
+
+    def start(self) -> None:
+        """The request is on its way to the worker."""
+        with self._lock:
+            self._started = self._clock()
+            self._set(phase="prefill", progress=None)
+
+    def take(self, event: Event) -> None:
+        """Fold one event in."""
+        with self._lock:
+            if isinstance(event, Token):
+                self._take_token(event)
+            elif isinstance(event, Prompted):
+                self._set(prompt_tokens=event.prompt_tokens, prompt_sha256=event.prompt_sha256)
+            elif isinstance(event, Progress):
+                phase = "preparing" if event.stage in ("queue", "download", "convert") else "loading"
+                self._set(progress=event, phase=phase)
+            elif isinstance(event, Loaded):
+                self._set(loaded=event, load_s=event.load_s, warmup_s=event.warmup_s)
+            elif isinstance(event, Finished):
+                self._finish(event)
+            elif isinstance(event, Failed):
+                self._fail(event)
+
+    def _take_token(self, token: Token) -> None:
+        self._texts.append(token.text)
+        self._offsets.append(token.offset_s)
+        if len(self._offsets) == 1:
+            felt_s = self._clock() - self._pressed_at if self._pressed_at is not None else None
+            self._set(phase="running", ttft_s=token.offset_s, felt_ttft_s=felt_s)
+
+    def _finish(self, finished: Finished) -> None:
+        self._texts = [finished.text]
+        self._offsets = list(finished.metrics.token_offsets_s)
+        self._end(
+            phase="stopped" if finished.finish_reason == "cancelled" else "finished",
+            metrics=finished.metrics,
+            finish_reason=finished.finish_reason,
+            warning=finished.warning,
+            peak_rss_bytes=finished.metrics.peak_rss_bytes,
+        )
+
+    def _fail(self, failed: Failed) -> None:
+        loaded = self._view.loaded
+        metrics = RunMetrics(
+            prompt_tokens=self._view.prompt_tokens,
+            prompt_sha256=self._view.prompt_sha256,
+            output_tokens=len(self._offsets),
+            token_offsets_s=tuple(self._offsets),
+            load_s=loaded.load_s if loaded else None,
+            compile_s=loaded.compile_s if loaded else None,
+            warmup_s=loaded.warmup_s if loaded else None,
+        )
+        stopped = failed.kind == "cancelled"
+        self._end(
+            phase="stopped" if stopped else "failed",
+            failure=None if stopped else failed,
+            finish_reason="cancelled" if stopped else None,
+            metrics=metrics,
+        )
+
+    def _end(self, **fields: object) -> None:
+        self._ended = self._clock()
+        self._set(progress=None, token_offsets_s=tuple(self._offsets), **fields)
+
+    def partial(self) -> tuple[str, tuple[float, ...]]:
+        """Text and token offsets so far."""
+        with self._lock:
+            return "".join(self._texts), tuple(self._offsets)
+
+    def view(self) -> RunView:
+        """A consistent snapshot."""
+        with self._lock:
+            if len(self._texts) > 1:
+                self._texts = ["".join(self._texts)]
+            done = self._view.done
+            return replace(
+                self._view,
+                text=self._texts[0] if self._texts else "",
+                tokens=len(self._offsets),
+                elapsed_s=self._elapsed_s(),
+                decode_tok_s=self._view.metrics.decode_tok_s
+                if done and self._view.metrics
+                else self._moving_rate(),
+                version=self._view.version + len(self._offsets),
+            )
+
+    def _elapsed_s(self) -> float | None:
+        if self._view.metrics and self._view.metrics.total_s is not None:
+            return self._view.metrics.total_s
+        if self._started is None:
+            return None
+        return (self._ended if self._ended is not None else self._clock()) - self._started
+
+    def _moving_rate(self) -> float | None:
+        if len(self._offsets) < 2:
+            return None
+        newest = self._offsets[-1]
+        first = next(
+            i
+            for i in range(len(self._offsets) - 1, -1, -1)
+            if i == 0 or newest - self._offsets[i] >= RATE_WINDOW_S
+        )
+        span = newest - self._offsets[first]
+        return (len(self._offsets) - 1 - first) / span if span > 0 else None
