@@ -1,0 +1,299 @@
+"""Model folders as they lie on disk: which format, how large, whole or damaged.
+
+Everything here reads JSON and file sizes (and the JSON header of safetensors files); no inference library is
+needed to say what a folder holds. A folder we made carries a manifest with the size of each of its files, so a
+lost or truncated file is noticed before a library stumbles over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.engine import ModelError
+
+OPENVINO = "openvino"
+ONNXRUNTIME_GENAI = "onnxruntime-genai"
+SAFETENSORS = "safetensors"
+FORMATS = (OPENVINO, ONNXRUNTIME_GENAI, SAFETENSORS)
+FORMAT_TITLES = {
+    OPENVINO: "OpenVINO IR",
+    ONNXRUNTIME_GENAI: "ONNX Runtime GenAI",
+    SAFETENSORS: "safetensors",
+}
+
+MANIFEST = "backend-arena.json"
+MANIFEST_VERSION = 1
+
+PROMPT_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""What decides prompt token ids and stop ids: taken from the source in every format, so that all engines agree."""
+SOURCE_PATTERNS = (
+    *("*.safetensors", "*.safetensors.index.json", "config.json"),
+    *PROMPT_FILES,
+    *("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "*.py"),
+)
+"""All a conversion or `transformers` reads; everything else in a repository stays where it is."""
+
+_WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".onnx_data")
+_HEADER_LIMIT = 100 * 2**20
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a safetensors folder says about itself, without loading it."""
+
+    architecture: str | None
+    model_type: str | None
+    parameters: int
+    weight_bytes: int
+    vocab_size: int | None
+    hidden_size: int | None
+    layers: int | None
+    context_tokens: int | None
+    needs_remote_code: bool
+    shapes: Mapping[str, tuple[int, ...]]
+    """Tensor name -> shape, from the headers of the files."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model folder; raises ModelError naming the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path.parent} has no {path.name}.", "Choose a complete model folder.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}.", "Get the file again.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object.", "Get the file again.")
+    return value
+
+
+def recognise(folder: Path) -> str | None:
+    """Format of a model folder by its files; None when it is no model we can use."""
+    if (folder / "genai_config.json").is_file():
+        return ONNXRUNTIME_GENAI
+    if (folder / "openvino_model.xml").is_file():
+        return OPENVINO
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        return SAFETENSORS
+    return None
+
+
+def require_format(folder: Path) -> str:
+    """Like `recognise`, but raises ModelError that says what is missing."""
+    if not folder.is_dir():
+        raise ModelError(
+            f"There is no folder {folder}.", "Check the path, or give a Hugging Face id like org/name."
+        )
+    found = recognise(folder)
+    if found is None:
+        raise ModelError(
+            f"{folder} is not a model this app knows: it has neither config.json with *.safetensors, nor "
+            "openvino_model.xml, nor genai_config.json.",
+            "Choose the folder that directly holds these files. Weights in .bin or .gguf files are not supported.",
+        )
+    return found
+
+
+def read_safetensors_header(path: Path) -> dict[str, Any]:
+    """The JSON header of one file; raises ModelError when the file is cut or is something else."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_HEADER_LIMIT, size):
+            raise ModelError(
+                f"{path.name} is not a safetensors file (no valid header).", "Get the file again."
+            )
+        try:
+            header = json.loads(stream.read(length))
+            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ModelError(
+                f"{path.name} has a damaged safetensors header: {error}.", "Get the file again."
+            ) from error
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise ModelError(
+            f"{path.name} is damaged: {size:,} bytes where its header promises {expected:,}.",
+            "Get the file again.",
+        )
+    return header
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """Safetensors files a checkpoint consists of; raises ModelError when its index names one that is missing."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(
+                f"{folder.name} is incomplete: {len(missing)} of {len(names)} weight files are missing "
+                f"({', '.join(missing[:3])}).",
+                "Get the model again.",
+            )
+        return tuple(folder / name for name in names)
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return (single,)
+    return tuple(sorted(folder.glob("*.safetensors")))
+
+
+def read_facts(folder: Path) -> ModelFacts:
+    """Facts about a safetensors folder; raises ModelError for a damaged or incomplete one."""
+    config = read_json(folder / "config.json")
+    files = weight_files(folder)
+    if not files:
+        raise ModelError(f"{folder} has no *.safetensors files.", "Get the model again.")
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        header = read_safetensors_header(path)
+        shapes.update((name, tuple(t["shape"])) for name, t in header.items() if name != "__metadata__")
+    architectures = config.get("architectures") or [None]
+    return ModelFacts(
+        architecture=architectures[0],
+        model_type=config.get("model_type"),
+        parameters=sum(_product(shape) for shape in shapes.values()),
+        weight_bytes=sum(path.stat().st_size for path in files),
+        vocab_size=config.get("vocab_size"),
+        hidden_size=config.get("hidden_size"),
+        layers=config.get("num_hidden_layers"),
+        context_tokens=config.get("max_position_embeddings"),
+        needs_remote_code=bool(config.get("auto_map")) and not _in_transformers(config.get("model_type")),
+        shapes=shapes,
+    )
+
+
+def _in_transformers(model_type: str | None) -> bool:
+    """Whether the library has its own code for this type; many repositories ship outdated code beside it."""
+    return model_type in {
+        *("phi", "phi3", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "smollm3"),
+        *(
+            "granite",
+            "olmo",
+            "olmo2",
+            "falcon",
+            "gpt_neox",
+            "gpt2",
+            "nemotron",
+            "stablelm",
+            "starcoder2",
+            "glm",
+        ),
+    }
+
+
+def _product(shape: Iterable[int]) -> int:
+    result = 1
+    for size in shape:
+        result *= size
+    return result
+
+
+# --- sizes, hashes, manifests ------------------------------------------------------------------------------
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files of a model folder, the manifest left out, in a fixed order."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            yield path
+
+
+def file_sizes(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files_below(folder)}
+
+
+def total_weight_bytes(sizes: Mapping[str, int]) -> int:
+    """Size of the weight files, tokenizer models left out."""
+    return sum(
+        size
+        for name, size in sizes.items()
+        if name.endswith(_WEIGHTS) and "tokenizer" not in name.rsplit("/", 1)[-1]
+    )
+
+
+def source_files(folder: Path) -> list[Path]:
+    """Files of a safetensors folder that decide what a conversion gives."""
+    found = {path for pattern in SOURCE_PATTERNS for path in folder.glob(pattern) if path.is_file()}
+    return sorted(found)
+
+
+def stat_signature(paths: Iterable[Path]) -> list[list[Any]]:
+    """Cheap stand-in for a hash: name, size and change time of each file."""
+    return [[p.name, (s := p.stat()).st_size, s.st_mtime_ns] for p in paths]
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as stream:
+            while chunk := stream.read(4 * 2**20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a canonical JSON text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write atomically: a reader sees the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder we made; None when there is none or it is unreadable."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if manifest.get("manifest_version") == MANIFEST_VERSION else None
+
+
+def damage(folder: Path, sizes: Mapping[str, int]) -> str | None:
+    """What is wrong with a folder compared to its recorded sizes; None when all is there."""
+    for name, size in sizes.items():
+        try:
+            found = (folder / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if found != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
+    return None
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that nothing half-deleted keeps its name: renamed first, then removed."""
+    if not folder.exists():
+        return
+    doomed = folder.with_name(f".removing-{folder.name}-{os.getpid()}")
+    try:
+        folder.replace(doomed)
+    except OSError:
+        doomed = folder  # Windows refuses while a file is open; then remove what can be removed
+    shutil.rmtree(doomed, ignore_errors=True)
+    if doomed.exists():
+        raise ModelError(
+            f"{folder.name} could not be removed: a file in it is in use.",
+            "Unload the model (or close the app that uses it) and try again.",
+        )
