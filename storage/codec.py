@@ -1,0 +1,107 @@
+"""How Python values become columns that read well in any SQLite tool and still come back exactly.
+
+Token offsets are packed as five big-endian bytes of whole microseconds each, counted from the start of the run:
+5 kB per 1,000 tokens, up to 12 days, and fixed width, so that plain SQL can unpack them (view `token_times`).
+Text with lone surrogates cannot be UTF-8: the column gets U+FFFD in their place, `exact` keeps the original.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+OFFSET_BYTES = 5
+_MAX_US = 256**OFFSET_BYTES - 1
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def pack_offsets(offsets_s: Sequence[float]) -> bytes:
+    """Seconds from start to each token, to bytes; rounded to a microsecond."""
+    return b"".join(
+        min(max(round(offset * 1e6), 0), _MAX_US).to_bytes(OFFSET_BYTES, "big") for offset in offsets_s
+    )
+
+
+def unpack_offsets_us(packed: bytes | None) -> tuple[int, ...]:
+    """Whole microseconds from start to each token."""
+    packed = packed or b""
+    return tuple(
+        int.from_bytes(packed[at : at + OFFSET_BYTES], "big") for at in range(0, len(packed), OFFSET_BYTES)
+    )
+
+
+def unpack_offsets(packed: bytes | None) -> tuple[float, ...]:
+    """Seconds from start to each token."""
+    return tuple(offset / 1e6 for offset in unpack_offsets_us(packed))
+
+
+def readable(text: str | None) -> str | None:
+    """The text as any SQLite tool can read it: lone surrogates become U+FFFD."""
+    if text is None:
+        return None
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text
+
+
+def exact(**texts: str | None) -> str | None:
+    """JSON (ASCII) of those texts that `readable` had to change; None, as good as always, when it changed none."""
+    changed = {
+        # not JSON's own escapes: they would merge two surrogates that happen to stand next to each other
+        name: text.encode("unicode_escape").decode("ascii")
+        for name, text in texts.items()
+        if text is not None and readable(text) != text
+    }
+    return json.dumps(changed) if changed else None
+
+
+def restored(row: Mapping[str, Any], name: str) -> str | None:
+    """The original of column `name` of a row that has an `exact` column."""
+    kept = json.loads(row["exact"]) if row["exact"] else {}
+    return kept[name].encode("ascii").decode("unicode_escape") if name in kept else row[name]
+
+
+def to_json(value: Any) -> str:
+    """Canonical JSON: equal values give equal text, so it can be hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def content_id(*values: Any) -> str:
+    """64 bits of SHA-256 over the canonical JSON: the same content has the same id on every machine."""
+    return hashlib.sha256(to_json(values).encode("ascii")).hexdigest()[:16]
+
+
+def now() -> str:
+    """The present, UTC, ISO 8601 with milliseconds: sorts as text, and SQLite's date functions read it."""
+    return timestamp(datetime.now(timezone.utc))
+
+
+def timestamp(moment: datetime) -> str:
+    """A moment as the database spells it."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class _Ids:
+    """ULIDs: 48 bits of milliseconds and 80 random ones; ascending within one process, whatever the clock does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def new(self) -> str:
+        fresh = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+        with self._lock:
+            self._last = fresh if fresh >> 80 > self._last >> 80 else self._last + 1
+            value = self._last
+        return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+new_id = _Ids().new

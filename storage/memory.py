@@ -1,0 +1,73 @@
+"""What this process said and heard lately, so that a chat goes on when its text is not (or not yet) in the file."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+KEPT_CONVERSATIONS = 50
+
+
+@dataclass
+class RunMemo:
+    panel: int
+    attempt: int
+    status: str = "running"
+    text: str | None = None
+
+
+@dataclass
+class TurnMemo:
+    id: str
+    prompt: str
+    replaces_turn_id: str | None
+    runs: dict[str, RunMemo] = field(default_factory=dict)
+
+
+class ChatMemory:
+    """The latest conversations of this process; the oldest is dropped beyond KEPT_CONVERSATIONS. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._conversations: OrderedDict[str, dict[str, TurnMemo]] = OrderedDict()
+        self._turns: dict[str, TurnMemo] = {}
+        self._runs: dict[str, RunMemo] = {}
+
+    def add_turn(self, conversation_id: str, turn: TurnMemo) -> None:
+        with self._lock:
+            turns = self._conversations.setdefault(conversation_id, {})
+            turns[turn.id] = self._turns[turn.id] = turn
+            self._conversations.move_to_end(conversation_id)
+            while len(self._conversations) > KEPT_CONVERSATIONS:
+                self._drop(next(iter(self._conversations)))
+
+    def add_run(self, turn_id: str, run_id: str, run: RunMemo) -> None:
+        with self._lock:
+            if turn_id in self._turns:
+                self._turns[turn_id].runs[run_id] = self._runs[run_id] = run
+
+    def set_run(self, run_id: str, text: str, status: str) -> None:
+        with self._lock:
+            if run_id in self._runs:
+                self._runs[run_id].text, self._runs[run_id].status = text, status
+
+    def turns(self, conversation_id: str) -> tuple[TurnMemo, ...]:
+        """The turns of a conversation, as they are now."""
+        with self._lock:
+            return tuple(
+                TurnMemo(turn.id, turn.prompt, turn.replaces_turn_id, dict(turn.runs))
+                for turn in self._conversations.get(conversation_id, {}).values()
+            )
+
+    def forget(self, conversation_id: str | None = None) -> None:
+        """Drop one conversation, or all."""
+        with self._lock:
+            for dropped in [conversation_id] if conversation_id else list(self._conversations):
+                self._drop(dropped)
+
+    def _drop(self, conversation_id: str) -> None:
+        for turn in self._conversations.pop(conversation_id, {}).values():
+            self._turns.pop(turn.id, None)
+            for run_id in turn.runs:
+                self._runs.pop(run_id, None)

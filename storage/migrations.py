@@ -1,0 +1,201 @@
+"""The schema of the history, as numbered steps that only ever grow.
+
+A released step is never edited: a change is a new step, with a test that starts from the version before.
+Raw measurements are columns; every rate lives in a view, so a formula can be mended without touching data.
+Every table has an integer key (what FTS5 and Datasette want) and, where rows travel between machines, a text
+`id` that is unique everywhere: sortable by time for what happened, a content hash for what a number depends on.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+APPLICATION_ID = 0x42417265
+"""`PRAGMA application_id`: how `file` and we tell our database from another program's ("BAre")."""
+
+migrations = Migrations("backend_arena")
+
+
+@migrations(name="001_tables")
+def tables(db: Database) -> None:
+    """What happened (conversations, turns, runs, votes) and what it depended on (machines, environments, targets)."""
+    db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.executescript(
+        """
+        CREATE TABLE machines (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            name TEXT, facts TEXT NOT NULL, first_seen_at TEXT NOT NULL
+        );
+        CREATE TABLE environments (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            versions TEXT NOT NULL, details TEXT NOT NULL, first_seen_at TEXT NOT NULL
+        );
+        CREATE TABLE targets (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            engine TEXT NOT NULL, device TEXT NOT NULL, precision TEXT NOT NULL, model TEXT NOT NULL,
+            revision TEXT, recipe_sha256 TEXT, recipe TEXT
+        );
+        CREATE INDEX targets_model ON targets (model, engine, device, precision);
+        CREATE TABLE conversations (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            title TEXT, owner TEXT, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
+            pinned INTEGER NOT NULL DEFAULT 0, deleted_at TEXT, imported_from TEXT, exact TEXT
+        );
+        CREATE INDEX conversations_updated ON conversations (updated_at);
+        CREATE TABLE turns (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+            created_at TEXT NOT NULL, mode TEXT NOT NULL, settings TEXT NOT NULL,
+            prompt TEXT, system_prompt TEXT, replaces_turn_id TEXT, exact TEXT
+        );
+        CREATE INDEX turns_conversation ON turns (conversation_id);
+        CREATE TABLE runs (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            turn_id TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
+            panel INTEGER NOT NULL, attempt INTEGER NOT NULL,
+            target_id TEXT NOT NULL REFERENCES targets (id),
+            machine_id TEXT NOT NULL REFERENCES machines (id),
+            environment_id TEXT REFERENCES environments (id),
+            contended INTEGER NOT NULL, status TEXT NOT NULL, writer TEXT,
+            started_at TEXT NOT NULL, finished_at TEXT,
+            text TEXT, finish_reason TEXT, warning TEXT,
+            error_kind TEXT, error_message TEXT, error_remedy TEXT, error_details TEXT, exit_code INTEGER,
+            prompt_tokens INTEGER, cached_prompt_tokens INTEGER, output_tokens INTEGER, prompt_sha256 TEXT,
+            first_token_us INTEGER, last_token_us INTEGER, itl_median_us INTEGER, itl_p95_us INTEGER,
+            token_offsets BLOB, total_s REAL, felt_ttft_s REAL, load_s REAL, compile_s REAL, warmup_s REAL,
+            peak_rss_bytes INTEGER, exact TEXT
+        );
+        CREATE INDEX runs_turn ON runs (turn_id);
+        CREATE INDEX runs_target ON runs (target_id, started_at);
+        CREATE INDEX runs_running ON runs (writer) WHERE status = 'running';
+        CREATE TABLE votes (
+            turn_id TEXT PRIMARY KEY REFERENCES turns (id) ON DELETE CASCADE,
+            winner TEXT NOT NULL, winner_run_id TEXT, blind INTEGER NOT NULL, created_at TEXT NOT NULL
+        );
+        CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+        """
+    )
+
+
+@migrations(name="002_search")
+def search(db: Database) -> None:
+    """Full-text search over prompts and replies, kept right by triggers whoever writes.
+
+    The index holds no second copy of the text. A growing reply is indexed once, when it stops growing.
+    """
+    for table, column, ready in (
+        ("turns", "prompt", "{}.prompt IS NOT NULL"),
+        ("runs", "text", "{0}.text IS NOT NULL AND {0}.status <> 'running'"),
+    ):
+        add = f"INSERT INTO {table}_fts (rowid, {column}) VALUES (new.n, new.{column});"
+        drop = (
+            f"INSERT INTO {table}_fts ({table}_fts, rowid, {column}) VALUES ('delete', old.n, old.{column});"
+        )
+        update_of = column if table == "turns" else "text, status"
+        db.executescript(
+            f"""
+            CREATE VIRTUAL TABLE {table}_fts USING fts5(
+                {column}, content='{table}', content_rowid='n',
+                tokenize='unicode61 remove_diacritics 2', prefix='2 3'
+            );
+            CREATE TRIGGER {table}_fts_insert AFTER INSERT ON {table} WHEN {ready.format("new")}
+            BEGIN {add} END;
+            CREATE TRIGGER {table}_fts_delete AFTER DELETE ON {table} WHEN {ready.format("old")}
+            BEGIN {drop} END;
+            CREATE TRIGGER {table}_fts_drop AFTER UPDATE OF {update_of} ON {table} WHEN {ready.format("old")}
+            BEGIN {drop} END;
+            CREATE TRIGGER {table}_fts_add AFTER UPDATE OF {update_of} ON {table} WHEN {ready.format("new")}
+            BEGIN {add} END;
+            INSERT INTO {table}_fts (rowid, {column})
+                SELECT n, {column} FROM {table} WHERE {ready.format(table)};
+            """
+        )
+
+
+@migrations(name="003_views")
+def views(db: Database) -> None:
+    """Every derived figure, and answers to the questions most people ask."""
+    db.executescript(_RUN_METRICS + _TOKEN_TIMES + _LATEST + _MEDIANS)
+
+
+_RUN_METRICS = """
+CREATE VIEW run_metrics AS
+SELECT
+    r.n, r.id AS run_id, r.turn_id, t.conversation_id, r.panel, r.attempt,
+    g.engine, g.device, g.precision, g.model,
+    m.name AS machine, r.status, r.contended, t.mode,
+    r.started_at, r.finish_reason, r.error_kind,
+    r.prompt_tokens, r.cached_prompt_tokens, r.output_tokens,
+    r.first_token_us / 1e6 AS ttft_s,
+    r.felt_ttft_s,
+    CASE WHEN r.first_token_us > 0 AND r.prompt_tokens > 0 AND coalesce(r.cached_prompt_tokens, 0) = 0
+        THEN r.prompt_tokens * 1e6 / r.first_token_us END AS prefill_tok_s,
+    CASE WHEN r.last_token_us > r.first_token_us
+        THEN (length(r.token_offsets) / 5 - 1) * 1e6 / (r.last_token_us - r.first_token_us) END AS decode_tok_s,
+    r.itl_median_us / 1e6 AS itl_median_s,
+    r.itl_p95_us / 1e6 AS itl_p95_s,
+    r.total_s, r.load_s, r.compile_s, r.warmup_s, r.peak_rss_bytes,
+    r.prompt_sha256, g.revision, g.recipe_sha256, r.target_id, r.machine_id, r.environment_id
+FROM runs r
+JOIN turns t ON t.id = r.turn_id
+JOIN conversations c ON c.id = t.conversation_id AND c.deleted_at IS NULL
+JOIN targets g ON g.id = r.target_id
+JOIN machines m ON m.id = r.machine_id;
+"""
+
+# One row per output token, unpacked by SQL alone: five big-endian bytes of microseconds each.
+_BYTES = "0123456789ABCDEF"
+_DIGITS = " + ".join(
+    f"(instr('{_BYTES}', substr(hex(substr(r.token_offsets, 5 * i + 1, 5)), {k + 1}, 1)) - 1) * {16 ** (9 - k)}"
+    for k in range(10)
+)
+_TOKEN_TIMES = f"""
+CREATE VIEW token_times AS
+WITH RECURSIVE numbers (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM numbers WHERE i < 65535)
+SELECT r.id AS run_id, i AS token, ({_DIGITS}) / 1e6 AS offset_s
+FROM runs r JOIN numbers ON i < length(r.token_offsets) / 5;
+"""
+
+_LATEST = """
+CREATE VIEW latest_runs AS
+SELECT engine, device, precision, model, machine, contended, started_at, ttft_s, decode_tok_s, prefill_tok_s,
+    itl_median_s, itl_p95_s, peak_rss_bytes, output_tokens, run_id
+FROM (
+    SELECT *, row_number() OVER (
+        PARTITION BY engine, device, precision, model, machine, contended ORDER BY started_at DESC, n DESC
+    ) AS place
+    FROM run_metrics WHERE status = 'finished'
+)
+WHERE place = 1;
+"""
+
+_MEDIANS = """
+CREATE VIEW median_metrics AS
+WITH ranked AS (
+    SELECT *,
+        row_number() OVER (PARTITION BY target_id, machine_id, environment_id, contended ORDER BY decode_tok_s)
+            AS decode_place,
+        count(decode_tok_s) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS decode_count,
+        row_number() OVER (PARTITION BY target_id, machine_id, environment_id, contended ORDER BY ttft_s)
+            AS ttft_place,
+        count(ttft_s) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS ttft_count,
+        row_number() OVER (PARTITION BY target_id, machine_id, environment_id, contended ORDER BY prefill_tok_s)
+            AS prefill_place,
+        count(prefill_tok_s) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS prefill_count,
+        count(*) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS runs
+    FROM run_metrics WHERE status = 'finished'
+)
+SELECT engine, device, precision, model, machine, contended, max(runs) AS runs,
+    avg(CASE WHEN decode_place - (runs - decode_count) IN ((decode_count + 1) / 2, (decode_count + 2) / 2)
+        THEN decode_tok_s END) AS decode_tok_s,
+    min(decode_tok_s) AS decode_tok_s_min, max(decode_tok_s) AS decode_tok_s_max,
+    avg(CASE WHEN ttft_place - (runs - ttft_count) IN ((ttft_count + 1) / 2, (ttft_count + 2) / 2)
+        THEN ttft_s END) AS ttft_s,
+    min(ttft_s) AS ttft_s_min, max(ttft_s) AS ttft_s_max,
+    avg(CASE WHEN prefill_place - (runs - prefill_count) IN ((prefill_count + 1) / 2, (prefill_count + 2) / 2)
+        THEN prefill_tok_s END) AS prefill_tok_s,
+    max(peak_rss_bytes) AS peak_rss_bytes,
+    min(started_at) AS first_run_at, max(started_at) AS last_run_at,
+    target_id, machine_id, environment_id
+FROM ranked GROUP BY target_id, machine_id, environment_id, contended;
+"""

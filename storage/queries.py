@@ -1,0 +1,126 @@
+"""Reading the history: plain functions over one consistent state of the file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlite_utils import Database
+
+from engines.protocol import Target
+from storage.codec import readable, restored
+from storage.memory import RunMemo, TurnMemo
+from storage.records import (
+    Conversation,
+    Filter,
+    Page,
+    Run,
+    Summary,
+    Vote,
+    conversation_from_row,
+    run_from_row,
+    turn_from_row,
+)
+
+_RUNS = """
+SELECT r.*, g.engine, g.device, g.precision, g.model, g.revision, g.recipe_sha256, m.name AS machine
+FROM runs r JOIN targets g ON g.id = r.target_id JOIN machines m ON m.id = r.machine_id
+"""
+
+
+def conversation(db: Database, conversation_id: str) -> Conversation | None:
+    """A conversation with everything in it."""
+    found = rows(db, "SELECT * FROM conversations WHERE id = ? AND deleted_at IS NULL", [conversation_id])
+    if not found:
+        return None
+    of_it = "(SELECT id FROM turns WHERE conversation_id = ?)"
+    runs: dict[str, list[Run]] = {}
+    for row in rows(db, f"{_RUNS} WHERE turn_id IN {of_it} ORDER BY panel, attempt, r.id", [conversation_id]):
+        runs.setdefault(row["turn_id"], []).append(run_from_row(row))
+    votes = {
+        row["turn_id"]: Vote(row["winner"], row["winner_run_id"], bool(row["blind"]), row["created_at"])
+        for row in rows(db, f"SELECT * FROM votes WHERE turn_id IN {of_it}", [conversation_id])
+    }
+    turns = tuple(
+        turn_from_row(row, tuple(runs.get(row["id"], ())), votes.get(row["id"]))
+        for row in rows(db, "SELECT * FROM turns WHERE conversation_id = ? ORDER BY id", [conversation_id])
+    )
+    return conversation_from_row(found[0], turns)
+
+
+def chat(db: Database, conversation_id: str) -> list[TurnMemo]:
+    """Just the texts of a conversation, oldest turn first; a text that was not kept is empty."""
+    turns = {
+        row["id"]: TurnMemo(row["id"], restored(row, "prompt") or "", row["replaces_turn_id"])
+        for row in rows(
+            db,
+            "SELECT id, prompt, replaces_turn_id, exact FROM turns WHERE conversation_id = ? ORDER BY id",
+            [conversation_id],
+        )
+    }
+    for row in rows(
+        db,
+        "SELECT r.id, turn_id, panel, attempt, status, text, r.exact FROM runs r "
+        "JOIN turns t ON t.id = r.turn_id WHERE t.conversation_id = ?",
+        [conversation_id],
+    ):
+        memo = RunMemo(row["panel"], row["attempt"], row["status"], restored(row, "text"))
+        turns[row["turn_id"]].runs[row["id"]] = memo
+    return list(turns.values())
+
+
+def conversations(db: Database, where: Filter, *, limit: int, offset: int) -> Page:
+    """Pinned first, then newest first."""
+    listed = rows(
+        db,
+        "SELECT * FROM conversations WHERE deleted_at IS NULL ORDER BY pinned DESC, updated_at DESC, id DESC "
+        "LIMIT ? OFFSET ?",
+        [limit, offset],
+    )
+    (total,) = db.execute("SELECT count(*) FROM conversations WHERE deleted_at IS NULL").fetchone()
+    return Page(tuple(_summary(db, row) for row in listed), total, offset)
+
+
+def _summary(db: Database, row: dict[str, Any]) -> Summary:
+    turns = rows(db, "SELECT prompt, exact FROM turns WHERE conversation_id = ? ORDER BY id", [row["id"]])
+    runs = rows(
+        db,
+        "SELECT status, engine, device, precision, model, m.name AS machine FROM runs r "
+        "JOIN turns t ON t.id = r.turn_id JOIN targets g ON g.id = r.target_id "
+        "JOIN machines m ON m.id = r.machine_id WHERE t.conversation_id = ? ORDER BY r.panel",
+        [row["id"]],
+    )
+    return Summary(
+        id=row["id"],
+        title=restored(row, "title"),
+        first_prompt=restored(turns[0], "prompt") if turns else None,
+        owner=row["owner"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        pinned=bool(row["pinned"]),
+        imported_from=row["imported_from"],
+        turns=len(turns),
+        runs=len(runs),
+        failed_runs=sum(run["status"] in ("failed", "interrupted") for run in runs),
+        targets=tuple(dict.fromkeys(f"{run['engine']}/{run['device']}/{run['precision']}" for run in runs)),
+        models=tuple(dict.fromkeys(run["model"] for run in runs)),
+        machine=next((run["machine"] for run in runs), None),
+    )
+
+
+def peak_rss(db: Database, target: Target) -> int | None:
+    """The last measured peak memory of a target on this machine, in bytes."""
+    found = db.execute(
+        "SELECT r.peak_rss_bytes FROM targets g JOIN runs r ON r.target_id = g.id "
+        "JOIN turns t ON t.id = r.turn_id JOIN conversations c ON c.id = t.conversation_id "
+        "WHERE g.engine = ? AND g.device = ? AND g.precision = ? AND g.model = ? "
+        "AND r.peak_rss_bytes IS NOT NULL AND c.imported_from IS NULL ORDER BY r.started_at DESC LIMIT 1",
+        [readable(text) for text in (target.engine, target.device, target.precision, target.model)],
+    ).fetchone()
+    return found and found[0]
+
+
+def rows(db: Database, sql: str, values: list[Any] | None = None) -> list[dict[str, Any]]:
+    """All rows as dictionaries."""
+    cursor = db.execute(sql, values or [])
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]

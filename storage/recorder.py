@@ -1,0 +1,123 @@
+"""Writes of running chats: they never fail the chat. What cannot be written now waits in memory, in order.
+
+When the disk is full, or another program holds the lock, `trouble` says so in one sentence, the writes queue up,
+and a thread tries again every second until everything is on disk; then `trouble` is None again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlite_utils import Database
+
+from storage.database import HistoryFile, StoreBusyError, StoreError
+
+RETRY_S = 1.0
+MAX_WAITING_BYTES = 256 * 2**20
+"""Texts that may wait in memory; beyond this, new writes are lost (and `trouble` says so)."""
+
+Write = Callable[[Database], None]
+
+
+@dataclass
+class _Waiting:
+    write: Write
+    key: str | None
+    size: int
+
+
+class Recorder:
+    """Executes writes now, or as soon as the file allows it. Thread-safe."""
+
+    def __init__(self, file: HistoryFile):
+        self._file = file
+        self._lock = threading.RLock()
+        self._waiting: list[_Waiting] = []
+        self._lost = 0
+        self._reason: str | None = None
+        self._retrier: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the history is not being written just now, for people; None when all is well."""
+        with self._lock:
+            if self._reason is None:
+                return None
+            waiting = (
+                f" {len(self._waiting)} changes wait in memory and will be saved then."
+                if self._waiting
+                else ""
+            )
+            lost = f" {self._lost} more did not fit there and are lost." if self._lost else ""
+            return self._reason + waiting + lost
+
+    def write(self, write: Write, *, key: str | None = None, size: int = 0) -> None:
+        """Execute, or queue when the file cannot be written just now.
+
+        A queued write with the same `key` is replaced: only the newest state of a growing reply counts.
+        Raises StoreError only for what waiting cannot mend.
+        """
+        with self._lock:
+            if not self._waiting:
+                try:
+                    self._execute(write)
+                except StoreBusyError as error:
+                    self._reason = str(error)
+                else:
+                    self._reason = None
+                    return
+            self._queue(_Waiting(write, key, size))
+
+    def flush(self) -> bool:
+        """Try to write what waits; True when nothing waits any more."""
+        with self._lock:
+            while self._waiting:
+                try:
+                    self._execute(self._waiting[0].write)
+                except StoreBusyError as error:
+                    self._reason = str(error)
+                    return False
+                except StoreError as error:
+                    self._lost += 1
+                    self._reason = str(error)
+                self._waiting.pop(0)
+            self._reason, self._lost = None, 0
+            return True
+
+    def close(self) -> None:
+        """Last try; what still waits is lost."""
+        self._closing.set()
+        self.flush()
+
+    def _execute(self, write: Write) -> None:
+        try:
+            with self._file.writing() as db:
+                write(db)
+        except StoreError as error:
+            if isinstance(error.__cause__, sqlite3.IntegrityError):
+                raise StoreError(
+                    "This conversation is no longer in the history (it was deleted), so nothing was saved."
+                ) from error
+            raise
+
+    def _queue(self, waiting: _Waiting) -> None:
+        if waiting.key is not None:
+            self._waiting = [other for other in self._waiting if other.key != waiting.key]
+        if sum(other.size for other in self._waiting) + waiting.size > MAX_WAITING_BYTES:
+            self._lost += 1
+        else:
+            self._waiting.append(waiting)
+        if self._retrier is None or not self._retrier.is_alive():
+            self._retrier = threading.Thread(target=self._retry, name="history-retry", daemon=True)
+            self._retrier.start()
+
+    def _retry(self) -> None:
+        while not self._closing.wait(RETRY_S):
+            with self._lock:
+                if self.flush():
+                    self._retrier = None
+                    return

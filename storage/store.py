@@ -1,0 +1,421 @@
+"""The history: every word and every number, saved while it happens.
+
+One SQLite file holds everything (storage/migrations.py says how). What a running chat writes never stops the
+chat: see storage/recorder.py. What a person asks for (rename, delete, settings) raises StoreError when it fails.
+All methods may be called from any thread; several apps may share one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlite_utils import Database
+
+from engines.protocol import Failed, Finished, Loaded, Message, PreparedModel, RunMetrics, Target
+from storage import queries
+from storage.codec import content_id, exact, new_id, now, pack_offsets, readable, to_json, unpack_offsets_us
+from storage.database import HistoryFile, StoreBusyError, StoreError
+from storage.memory import ChatMemory, RunMemo, TurnMemo
+from storage.recorder import Recorder
+from storage.records import Conversation, Filter, Page, until_replaced
+
+__all__ = ["Store", "StoreBusyError", "StoreError"]
+
+KEEP_TEXT = "keep_text"
+"""Setting: False keeps numbers but no text."""
+_CLOCK_TOLERANCE_S = 3.0
+"""psutil derives start times from the boot time, which moves a little when the system clock is set."""
+
+
+class Store:
+    """The open history. `Store(path)` opens, migrates (after a backup) and raises StoreError when it cannot."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._file = HistoryFile(self.path)
+        self._recorder = Recorder(self._file)
+        self._memory = ChatMemory()
+        self._writer = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
+        self._mine: set[str] = set()
+        self._keeps_text = True
+
+    def close(self) -> None:
+        """Save what waits; runs of this store that are still going become `interrupted`."""
+        for run_id in list(self._mine):
+            self._record(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
+        self._recorder.close()
+        self._file.close()
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the history is not being written just now, in a sentence for people; None when all is well."""
+        return self._recorder.trouble
+
+    # --- a chat as it happens ------------------------------------------------------------------------------
+
+    def start_conversation(self, title: str | None = None, owner: str | None = None) -> str:
+        """A new conversation; without a title it goes by its first prompt. Returns its id."""
+        title = title if self.keeps_text else None
+        row = {
+            "id": new_id(),
+            "title": readable(title),
+            "owner": readable(owner),
+            "created_at": now(),
+            "updated_at": now(),
+            "exact": exact(title=title),
+        }
+        self._record(lambda db: insert(db, "conversations", row))
+        return row["id"]
+
+    def start_turn(
+        self,
+        conversation_id: str,
+        prompt: str,
+        *,
+        system_prompt: str | None,
+        mode: str,
+        settings: Mapping[str, Any],
+        replaces_turn_id: str | None = None,
+    ) -> str:
+        """One prompt, about to be sent. `mode`: `together` or `in-turn`. Returns the turn's id."""
+        turn_id, moment = new_id(), now()
+        self._memory.add_turn(conversation_id, TurnMemo(turn_id, prompt, replaces_turn_id))
+        kept = {"prompt": prompt, "system_prompt": system_prompt} if self.keeps_text else {}
+        row = {
+            "id": turn_id,
+            "conversation_id": conversation_id,
+            "created_at": moment,
+            "mode": mode,
+            "settings": to_json({name: value for name, value in settings.items() if name != "system_prompt"}),
+            "replaces_turn_id": replaces_turn_id,
+            **{name: readable(text) for name, text in kept.items()},
+            "exact": exact(**kept),
+        }
+
+        def write(db: Database) -> None:
+            insert(db, "turns", row)
+            db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", [moment, conversation_id])
+
+        self._record(write, size=len(prompt))
+        return turn_id
+
+    def start_run(
+        self,
+        turn_id: str,
+        panel: int,
+        target: Target,
+        *,
+        machine: Mapping[str, Any],
+        contended: bool,
+        attempt: int = 1,
+    ) -> str:
+        """One target is about to answer. `machine`: facts that a number depends on. Returns the run's id."""
+        run_id, moment = new_id(), now()
+        self._memory.add_run(turn_id, run_id, RunMemo(panel, attempt))
+        self._mine.add(run_id)
+        machine_row = machine_as_row(machine)
+        target_row = target_as_row(target)
+        row = {
+            "id": run_id,
+            "turn_id": turn_id,
+            "panel": panel,
+            "attempt": attempt,
+            "target_id": target_row["id"],
+            "machine_id": machine_row["id"],
+            "contended": int(contended),
+            "status": "running",
+            "writer": self._writer,
+            "started_at": moment,
+        }
+
+        def write(db: Database) -> None:
+            insert(db, "machines", machine_row, ignore=True)
+            insert(db, "targets", target_row, ignore=True)
+            insert(db, "runs", row)
+
+        self._record(write)
+        return run_id
+
+    def describe_run(self, run_id: str, *, model: PreparedModel, loaded: Loaded) -> None:
+        """What the worker that runs it is made of: package versions, conversion recipe, model revision."""
+        versions, details = dict(loaded.versions), {**loaded.details, "device": loaded.device}
+        environment = {
+            "id": content_id(versions, details),
+            "versions": to_json(versions),
+            "details": to_json(details),
+            "first_seen_at": now(),
+        }
+
+        def write(db: Database) -> None:
+            found = db.execute(
+                "SELECT engine, g.device, precision, model FROM runs r JOIN targets g ON g.id = target_id "
+                "WHERE r.id = ?",
+                [run_id],
+            ).fetchone()
+            if found is None:
+                return
+            target = target_as_row(Target(*found), model)
+            insert(db, "environments", environment, ignore=True)
+            insert(db, "targets", target, ignore=True)
+            db.execute(
+                "UPDATE runs SET environment_id = ?, target_id = ?, load_s = ?, compile_s = ?, warmup_s = ? "
+                "WHERE id = ?",
+                [environment["id"], target["id"], loaded.load_s, loaded.compile_s, loaded.warmup_s, run_id],
+            )
+
+        self._record(write)
+
+    def save_partial(self, run_id: str, text: str, token_offsets_s: Sequence[float]) -> None:
+        """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
+        self._memory.set_run(run_id, text, "running")
+        columns = {"text": text if self.keeps_text else None, **_offset_columns(token_offsets_s)}
+        columns["output_tokens"] = len(token_offsets_s)
+        self._record(lambda db: _update_run(db, run_id, columns), key=run_id, size=len(text))
+
+    def finish_run(
+        self,
+        run_id: str,
+        outcome: Finished | Failed,
+        *,
+        text: str,
+        metrics: RunMetrics,
+        felt_ttft_s: float | None,
+    ) -> None:
+        """The run has ended, one way or another: `text` and `metrics` are what there is by now."""
+        columns = {
+            "finished_at": now(),
+            "writer": None,
+            "text": text or None,
+            "felt_ttft_s": felt_ttft_s,
+            **_outcome_columns(outcome),
+            **_metric_columns(metrics),
+        }
+        self._memory.set_run(run_id, text, columns["status"])
+        if not self.keeps_text:
+            # A hash of a short prompt can be guessed back, a log may quote it.
+            columns |= {"text": None, "prompt_sha256": None, "error_details": None}
+        self._record(lambda db: _update_run(db, run_id, columns), key=run_id, size=len(text))
+        self._mine.discard(run_id)
+
+    def mark_interrupted(self) -> int:
+        """Runs whose app died become `interrupted`; those of other living apps are left alone. Returns how many."""
+        with self._file.reading() as db:
+            writers = [
+                row[0] for row in db.execute("SELECT DISTINCT writer FROM runs WHERE status = 'running'")
+            ]
+        dead = [writer for writer in writers if not _is_alive(writer)]
+        with self._file.writing() as db:
+            return sum(_interrupt(db, "writer IS ? AND status = 'running'", [writer]) for writer in dead)
+
+    def vote(self, turn_id: str, winner_panel: int | str, blind: bool) -> None:
+        """Which panel answered a turn best: its number, `tie`, or `none`. A later vote replaces an earlier one."""
+
+        def write(db: Database) -> None:
+            winner = db.execute(
+                "SELECT id FROM runs WHERE turn_id = ? AND panel = ? ORDER BY attempt DESC, n DESC LIMIT 1",
+                [turn_id, winner_panel],
+            ).fetchone()
+            db.execute(
+                "INSERT OR REPLACE INTO votes (turn_id, winner, winner_run_id, blind, created_at) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [turn_id, str(winner_panel), winner and winner[0], int(blind), now()],
+            )
+
+        self._record(write)
+
+    # --- reading -------------------------------------------------------------------------------------------
+
+    def panel_messages(
+        self, conversation_id: str, panel: int, before_turn_id: str | None = None
+    ) -> tuple[Message, ...]:
+        """The chat one panel has seen, user and assistant messages only, without system prompts.
+
+        The latest attempt of each turn counts. Turns that were replaced are left out with everything that
+        followed them, and so are turns in which this panel said nothing. Ends before `before_turn_id`.
+        """
+        path: list[TurnMemo] = []
+        for turn in self._chat(conversation_id):
+            path = until_replaced(path, turn)
+            if turn.id == before_turn_id:
+                path.pop()
+                break
+        messages: list[Message] = []
+        for turn in path:
+            attempts = [run for run in turn.runs.values() if run.panel == panel]
+            latest = max(attempts, key=lambda run: run.attempt, default=None)
+            if latest is not None and latest.text and latest.status != "running":
+                messages += [Message("user", turn.prompt), Message("assistant", latest.text)]
+        return tuple(messages)
+
+    def conversation(self, conversation_id: str) -> Conversation | None:
+        """A conversation with all its turns and runs, oldest first; None when there is none of that id."""
+        with self._file.reading() as db:
+            return queries.conversation(db, conversation_id)
+
+    def conversations(self, where: Filter | None = None, *, limit: int = 50, offset: int = 0) -> Page:
+        """The history list: pinned first, then newest first."""
+        with self._file.reading() as db:
+            return queries.conversations(db, where or Filter(), limit=limit, offset=offset)
+
+    def peak_rss(self, target: Target) -> int | None:
+        """Peak memory of the worker in the latest run of a target on this machine, in bytes; None: never measured."""
+        with self._file.reading() as db:
+            return queries.peak_rss(db, target)
+
+    # --- settings ------------------------------------------------------------------------------------------
+
+    def get_setting(self, key: str, default: Any = None) -> Any:
+        """A setting as it was set; `default` when it never was."""
+        with self._file.reading() as db:
+            row = db.execute("SELECT value FROM settings WHERE key = ?", [key]).fetchone()
+        return default if row is None else json.loads(row[0])
+
+    def set_setting(self, key: str, value: Any) -> None:
+        """Keep a setting; anything JSON can spell."""
+        with self._file.writing() as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", [key, json.dumps(value)])
+
+    @property
+    def keeps_text(self) -> bool:
+        """False when the person wants numbers but no text in the file."""
+        try:
+            self._keeps_text = bool(self.get_setting(KEEP_TEXT, True))
+        except StoreError:
+            pass  # as it was when it could last be read
+        return self._keeps_text
+
+    # --- inside --------------------------------------------------------------------------------------------
+
+    def _record(self, write: Any, *, key: str | None = None, size: int = 0) -> None:
+        self._recorder.write(write, key=key, size=size)
+
+    def _chat(self, conversation_id: str) -> list[TurnMemo]:
+        """The conversation from the file, completed from memory where its text is not there (yet)."""
+        turns: dict[str, TurnMemo] = {}
+        try:
+            with self._file.reading() as db:
+                turns = {turn.id: turn for turn in queries.chat(db, conversation_id)}
+        except StoreError:
+            pass  # memory alone will have to do; `trouble` tells
+        for memo in self._memory.turns(conversation_id):
+            saved = turns.get(memo.id, memo)
+            turns[memo.id] = TurnMemo(memo.id, memo.prompt, memo.replaces_turn_id, saved.runs | memo.runs)
+        return [turns[turn_id] for turn_id in sorted(turns)]
+
+
+def insert(db: Database, table: str, row: Mapping[str, Any], *, ignore: bool = False) -> None:
+    """Insert one row; with `ignore`, a row of the same id stays as it is."""
+    names = ", ".join(row)
+    marks = ", ".join("?" * len(row))
+    verb = "INSERT OR IGNORE" if ignore else "INSERT"
+    db.execute(f"{verb} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+
+
+def machine_as_row(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `machines`: equal facts make one row."""
+    name = facts.get("name") or facts.get("hostname")
+    return {
+        "id": content_id(dict(facts)),
+        "name": readable(str(name)) if name else None,
+        "facts": to_json(dict(facts)),
+        "first_seen_at": now(),
+    }
+
+
+def target_as_row(target: Target, model: PreparedModel | None = None) -> dict[str, Any]:
+    """A row of `targets`: engine, device, precision and model, and how the model was made once that is known."""
+    named = [readable(text) for text in (target.engine, target.device, target.precision, target.model)]
+    revision = model.revision if model else None
+    recipe_sha256 = model.recipe_sha256 if model else None
+    return {
+        "id": content_id(*named, revision, recipe_sha256),
+        **dict(zip(("engine", "device", "precision", "model"), named, strict=True)),
+        "revision": revision,
+        "recipe_sha256": recipe_sha256,
+        "recipe": to_json(model.recipe) if model and model.recipe is not None else None,
+    }
+
+
+def _outcome_columns(outcome: Finished | Failed) -> dict[str, Any]:
+    if isinstance(outcome, Finished):
+        stopped = outcome.finish_reason == "cancelled"
+        return {
+            "status": "stopped" if stopped else "finished",
+            "finish_reason": outcome.finish_reason,
+            "warning": readable(outcome.warning),
+        }
+    return {
+        "status": "stopped" if outcome.kind == "cancelled" else "failed",
+        "error_kind": outcome.kind,
+        "error_message": readable(outcome.message),
+        "error_remedy": readable(outcome.remedy),
+        "error_details": readable(outcome.details),
+        "exit_code": outcome.exit_code,
+    }
+
+
+def _metric_columns(metrics: RunMetrics) -> dict[str, Any]:
+    measured = {
+        "prompt_tokens": metrics.prompt_tokens,
+        "cached_prompt_tokens": metrics.cached_prompt_tokens,
+        "output_tokens": metrics.output_tokens,
+        "prompt_sha256": metrics.prompt_sha256,
+        "total_s": metrics.total_s,
+        "load_s": metrics.load_s,
+        "compile_s": metrics.compile_s,
+        "warmup_s": metrics.warmup_s,
+        "peak_rss_bytes": metrics.peak_rss_bytes,
+    }
+    # What a failed run cannot tell must not wipe out what `describe_run` or `save_partial` told.
+    return {name: value for name, value in measured.items() if value is not None} | _offset_columns(
+        metrics.token_offsets_s
+    )
+
+
+def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
+    """The packed offsets, and the four numbers that views need of them.
+
+    The two ITL percentiles are kept as columns because SQL would have to unpack and sort every token of every
+    run to find them; first and last spare it the unpacking.
+    """
+    if not offsets_s:
+        return {}
+    packed = pack_offsets(offsets_s)
+    offsets_us = unpack_offsets_us(packed)
+    exact_metrics = RunMetrics(token_offsets_s=offsets_us)  # the same formulas, in microseconds
+    return {
+        "token_offsets": packed,
+        "first_token_us": offsets_us[0],
+        "last_token_us": offsets_us[-1],
+        "itl_median_us": exact_metrics.itl_median_s,
+        "itl_p95_us": exact_metrics.itl_p95_s,
+    }
+
+
+def _update_run(db: Database, run_id: str, columns: dict[str, Any]) -> None:
+    if "text" in columns:
+        columns = {**columns, "text": readable(columns["text"]), "exact": exact(text=columns["text"])}
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", [*columns.values(), run_id])
+
+
+def _interrupt(db: Database, where: str, values: list[Any]) -> int:
+    return db.execute(
+        f"UPDATE runs SET status = 'interrupted', writer = NULL WHERE status = 'running' AND {where}", values
+    ).rowcount
+
+
+def _is_alive(writer: str | None) -> bool:
+    """Whether the app that wrote a row still runs: its process id, and the same start, as ids are used again."""
+    try:
+        pid, started = (writer or "").split(":")
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) < _CLOCK_TOLERANCE_S
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+    except psutil.Error:
+        return True  # it exists, we may just not look at it
