@@ -175,7 +175,7 @@ class Environments:
                 _write_marker(folder, build.run())
             for other in self._folders(spec):
                 if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
+                    discard(other)
         status = self.status(name)
         on_progress(Progress(_STAGE, f"{spec.title} is ready", 1.0))
         return status
@@ -184,7 +184,8 @@ class Environments:
         """Delete an environment and what interrupted set-ups left."""
         spec = self._spec(name)
         with self._exclusive(spec, lambda _progress: None, threading.Event()):
-            shutil.rmtree(self._root / spec.name, ignore_errors=True)
+            for folder in self._folders(spec):
+                discard(folder)
 
     def _spec(self, name: str) -> EnvironmentSpec:
         try:
@@ -235,11 +236,14 @@ class Environments:
             except UnavailableError as error:
                 self._impossible[spec.name] = error
         obstacle = self._impossible[spec.name]
+        reason = f"{spec.title} is not set up yet."
+        if any(self._folders(spec)):
+            reason = f"{spec.title} is being set up, or its last set-up was interrupted."
         return EnvironmentStatus(
             name=spec.name,
             title=spec.title,
             state="missing" if obstacle is None else "impossible",
-            reason=f"{spec.title} is not set up yet." if obstacle is None else str(obstacle),
+            reason=reason if obstacle is None else str(obstacle),
             remedy=f"Run: python app.py setup {spec.name}" if obstacle is None else obstacle.remedy,
             log_path=self._existing_log(spec),
         )
@@ -287,6 +291,13 @@ class Environments:
 def venv_python(folder: Path) -> Path:
     """The interpreter inside a virtual environment's folder."""
     return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+def discard(folder: Path) -> None:
+    """Delete an environment, its marker first: what is half deleted must not look finished."""
+    with contextlib.suppress(OSError):
+        (folder / _MARKER).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def requirements_sha256(spec: EnvironmentSpec) -> str:
