@@ -78,13 +78,15 @@ class RunFold:
         *,
         contended: bool = False,
         pressed_at: float | None = None,
+        carried_on: str = "",
         clock: Callable[[], float] = time.monotonic,
     ):
-        """`pressed_at`: reading of `clock` when the person pressed Send."""
+        """`pressed_at`: reading of `clock` when the person pressed Send; `carried_on`: reply that goes on here."""
         self._clock, self._pressed_at = clock, pressed_at
         self._lock = threading.Lock()
         self._view = RunView(panel, target, contended=contended)
-        self._texts: list[str] = []
+        self._carried_on = carried_on
+        self._texts: list[str] = [carried_on]
         self._offsets: list[float] = []
         self._started: float | None = None
         self._ended: float | None = None
@@ -128,7 +130,7 @@ class RunFold:
             self._set(phase="running", ttft_s=token.offset_s, felt_ttft_s=felt_s)
 
     def _finish(self, finished: Finished) -> None:
-        self._texts = [finished.text]
+        self._texts = [self._carried_on + finished.text]
         self._offsets = list(finished.metrics.token_offsets_s)
         self._end(
             phase="stopped" if finished.finish_reason == "cancelled" else "finished",
@@ -174,7 +176,7 @@ class RunFold:
             done = self._view.done
             return replace(
                 self._view,
-                text=self._texts[0] if self._texts else "",
+                text=self._texts[0],
                 tokens=len(self._offsets),
                 elapsed_s=self._elapsed_s(),
                 decode_tok_s=self._view.metrics.decode_tok_s

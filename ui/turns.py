@@ -63,8 +63,6 @@ class LiveRun:
         self.fold = fold
         self.done = threading.Event()
         self.cancelled = threading.Event()
-        self.continues: str | None = None
-        """Text of the reply that this run carries on."""
         self._lease: Lease | None = None
         self._lock = threading.Lock()
 
@@ -123,16 +121,6 @@ class LiveTurn:
         self.runs = tuple(sorted((*others, run), key=lambda r: r.panel))
 
 
-@dataclass
-class _Chat:
-    """What this process knows of a conversation: its live turns, and what the log held before them."""
-
-    turns: list[LiveTurn]
-    base: dict[int, tuple[Message, ...]]
-    base_before: str | None = None
-    """The base leaves out this turn and what follows it: it was edited and sent again."""
-
-
 class Turns:
     """Starts turns and finds the running ones again. Thread-safe."""
 
@@ -145,7 +133,7 @@ class Turns:
     ):
         """`machine`: gives the facts about this machine as they are now (power state may change)."""
         self._manager, self._store, self._machine, self._clock = manager, store, machine, clock
-        self._chats: dict[str, _Chat] = {}
+        self._live: dict[str, list[LiveTurn]] = {}
         self._lock = threading.RLock()
 
     # --- starting --------------------------------------------------------------------------------------
@@ -171,14 +159,13 @@ class Turns:
         _check(prompt, panels, mode)
         with self._lock:
             conversation_id = conversation_id or self._new_conversation(prompt, owner)
-            running = self.live(conversation_id)
-            if running is not None and not running.done:
-                busy = {run.panel for run in running.runs if not run.done.is_set()}
-                if busy & {panel for panel, _ in panels} or replaces_turn_id:
-                    raise TurnError("A reply is still being written here. Stop it first, or wait.")
             chat = self._chat(conversation_id)
-            if replaces_turn_id:
-                self._forget(chat, replaces_turn_id)
+            busy = {run.panel for turn in chat for run in turn.runs if not run.done.is_set()}
+            if busy & {panel for panel, _ in panels} or (busy and replaces_turn_id):
+                raise TurnError("A reply is still being written here. Stop it first, or wait.")
+            chats = {
+                panel: self._messages(conversation_id, panel, prompt, replaces_turn_id) for panel, _ in panels
+            }
             turn_id = self._log(
                 lambda: self._store.start_turn(
                     conversation_id,
@@ -193,8 +180,9 @@ class Turns:
             contended = (mode == "together" and len(panels) > 1) or self._machine_is_busy()
             runs = [self._new_run(turn, panel, target, contended, pressed_at) for panel, target in panels]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
-            jobs = [(run, settings.request(self._messages(chat, run.panel, prompt))) for run in turn.runs]
-            chat.turns.append(turn)
+            jobs = [(run, settings.request(chats[run.panel])) for run in turn.runs]
+            _drop_from(chat, replaces_turn_id)
+            chat.append(turn)
         self._start(turn, jobs)
         return turn
 
@@ -211,20 +199,19 @@ class Turns:
             before = turn.run_of(panel)
             if before is None or not before.done.is_set():
                 raise TurnError("This panel has no finished reply to this prompt.")
-            chat = self._chat(turn.conversation_id)
-            if turn not in chat.turns:
+            if turn not in self._chat(turn.conversation_id):
                 raise TurnError("This prompt has been edited since.")
-            messages = self._messages(chat, panel, turn.prompt, before_turn=turn)
+            messages = self._messages(turn.conversation_id, panel, turn.prompt, turn.turn_id)
             run = self._new_run(
                 turn,
                 panel,
                 target or before.target,
                 contended=self._machine_is_busy(),
                 attempt=before.attempt + 1,
+                carried_on=before.view().text if continues else "",
             )
             if continues:
-                run.continues = before.view().text
-                messages = (*messages, Message("assistant", run.continues))
+                messages = (*messages, Message("assistant", before.view().text))
             if target is None:
                 self._manager.retry(before.target)
             turn.replace_run(run)
@@ -247,8 +234,16 @@ class Turns:
         contended: bool,
         pressed_at: float | None = None,
         attempt: int = 1,
+        carried_on: str = "",
     ) -> LiveRun:
-        fold = RunFold(panel, target, contended=contended, pressed_at=pressed_at, clock=self._clock)
+        fold = RunFold(
+            panel,
+            target,
+            contended=contended,
+            pressed_at=pressed_at,
+            carried_on=carried_on,
+            clock=self._clock,
+        )
         run = LiveRun(fold, panel, target, attempt)
         run_id = self._log(
             lambda: self._store.start_run(
@@ -260,67 +255,39 @@ class Turns:
         fold.change(run_id=run.run_id)
         return run
 
-    # --- the chat so far -------------------------------------------------------------------------------
+    # --- finding again ---------------------------------------------------------------------------------
 
-    def _chat(self, conversation_id: str) -> _Chat:
-        if conversation_id not in self._chats:
-            self._chats[conversation_id] = _Chat([], {})
-            for old in list(self._chats)[:-KEPT_CONVERSATIONS]:
-                if all(turn.done for turn in self._chats[old].turns):
-                    del self._chats[old]
-        return self._chats[conversation_id]
-
-    def _forget(self, chat: _Chat, turn_id: str) -> None:
-        """Leave out the turn that was edited, and what followed it."""
-        for index, turn in enumerate(chat.turns):
-            if turn.turn_id == turn_id:
-                del chat.turns[index:]
-                return
-        chat.turns.clear()
-        chat.base.clear()
-        chat.base_before = turn_id
+    def _chat(self, conversation_id: str) -> list[LiveTurn]:
+        """The conversation's turns in this process, in order; makes room by forgetting old finished ones."""
+        if conversation_id not in self._live:
+            self._live[conversation_id] = []
+            for old in list(self._live)[:-KEPT_CONVERSATIONS]:
+                if all(turn.done for turn in self._live[old]):
+                    del self._live[old]
+        return self._live[conversation_id]
 
     def _messages(
-        self, chat: _Chat, panel: int, prompt: str, before_turn: LiveTurn | None = None
+        self, conversation_id: str, panel: int, prompt: str, before: str | None
     ) -> tuple[Message, ...]:
-        """The chat as this panel has seen it, ending with the prompt."""
-        messages = list(self._base(chat, panel))
-        for turn in chat.turns:
-            if turn is before_turn:
-                break
-            run = turn.run_of(panel)
-            text = run.view().text if run else ""
-            if text:
-                reply = (run.continues or "") + text
-                messages += [Message("user", turn.prompt), Message("assistant", reply)]
-        return (*messages, Message("user", prompt))
-
-    def _base(self, chat: _Chat, panel: int) -> tuple[Message, ...]:
-        if panel not in chat.base:
-            conversation_id = next(key for key, value in self._chats.items() if value is chat)
-            before = chat.base_before or (chat.turns[0].turn_id if chat.turns else None)
-            chat.base[panel] = (
-                self._log(lambda: self._store.panel_messages(conversation_id, panel, before_turn_id=before))
-                or ()
-            )
-        return chat.base[panel]
+        """The chat as this panel has seen it before the turn `before`, ending with the prompt."""
+        seen = self._log(lambda: self._store.panel_messages(conversation_id, panel, before_turn_id=before))
+        return (*(seen or ()), Message("user", prompt))
 
     def live(self, conversation_id: str) -> LiveTurn | None:
         """The newest turn of a conversation in this process, running or done."""
         with self._lock:
-            chat = self._chats.get(conversation_id)
-            return chat.turns[-1] if chat and chat.turns else None
+            turns = self._live.get(conversation_id)
+            return turns[-1] if turns else None
 
     def live_turns(self, conversation_id: str) -> tuple[LiveTurn, ...]:
         """All turns of a conversation that were started in this process."""
         with self._lock:
-            chat = self._chats.get(conversation_id)
-            return tuple(chat.turns) if chat else ()
+            return tuple(self._live.get(conversation_id, ()))
 
     def stop_everything(self, timeout: float | None = 5.0) -> None:
         """Stop every run and wait for the last words; for the end of the app."""
         with self._lock:
-            turns = [turn for chat in self._chats.values() for turn in chat.turns if not turn.done]
+            turns = [turn for chat in self._live.values() for turn in chat if not turn.done]
         for turn in turns:
             turn.stop()
         for turn in turns:
@@ -357,7 +324,7 @@ class Turns:
                 lambda: self._store.finish_run(
                     run.run_id,
                     outcome,
-                    text=(run.continues or "") + view.text,
+                    text=view.text,
                     metrics=view.metrics,
                     felt_ttft_s=view.felt_ttft_s,
                 )
@@ -393,7 +360,7 @@ class Turns:
                     saved[run.run_id] = len(offsets)
                     self._log(
                         lambda run=run, text=text, offsets=offsets: self._store.save_partial(
-                            run.run_id, (run.continues or "") + text, offsets
+                            run.run_id, text, offsets
                         )
                     )
 
@@ -402,6 +369,14 @@ class Turns:
         with contextlib.suppress(StoreError):
             return write()
         return None
+
+
+def _drop_from(chat: list[LiveTurn], turn_id: str | None) -> None:
+    """Leave out the turn that was edited, and what followed it."""
+    for index, turn in enumerate(chat):
+        if turn.turn_id == turn_id:
+            del chat[index:]
+            return
 
 
 def _check(prompt: str, panels: Sequence[tuple[int, Target]], mode: str) -> None:

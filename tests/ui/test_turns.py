@@ -1,0 +1,248 @@
+"""A prompt's whole way, from Send to its rows in the log: real workers, a real SQLite file, no page."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from engines.process import PROJECT_ROOT
+from engines.protocol import Target
+from storage.store import Store
+from tests.helpers.worlds import ECHO, SLOW_ECHO, bad, manager_on
+from ui.turns import Settings, TurnError, Turns
+
+MACHINE = {"name": "test machine", "processor": "x"}
+LONG = Settings(max_new_tokens=400)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path / "arena.sqlite3")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def turns(tmp_path, store):
+    manager = manager_on(tmp_path)
+    turns = Turns(manager, store, lambda: MACHINE)
+    yield turns
+    turns.stop_everything()
+    manager.shutdown()
+
+
+def rows(store, sql, *values):
+    connection = sqlite3.connect(store.path)
+    connection.row_factory = sqlite3.Row
+    with connection:
+        found = [dict(row) for row in connection.execute(sql, values)]
+    connection.close()
+    return found
+
+
+def until(condition, timeout_s=20.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def test_every_panel_answers_and_is_logged(turns, store):
+    turn = turns.send("Hello there", [(0, ECHO), (2, SLOW_ECHO)], LONG, pressed_at=time.monotonic())
+    assert turn.wait(30)
+    for run in turn.runs:
+        view = run.view()
+        assert view.phase == "finished"
+        assert "Hello there" in view.text
+        assert view.contended
+        assert view.felt_ttft_s > view.ttft_s
+        row = rows(store, "SELECT * FROM run_metrics WHERE run_id = ?", run.run_id)[0]
+        assert row["ttft_s"] == pytest.approx(view.metrics.ttft_s, abs=2e-6)
+        assert row["decode_tok_s"] == pytest.approx(view.metrics.decode_tok_s, rel=0.01)
+        assert row["status"] == "finished"
+    assert len({run.view().prompt_sha256 for run in turn.runs}) == 1
+
+
+def test_one_panel_alone_is_not_contended(turns):
+    turn = turns.send("Hi", [(0, ECHO)], LONG)
+    assert turn.wait(30)
+    assert not turn.runs[0].view().contended
+
+
+def test_in_turn_means_one_after_the_other(turns, store):
+    turn = turns.send("a b c d e f g h", [(0, SLOW_ECHO), (1, ECHO)], LONG, mode="in-turn")
+    assert turn.wait(30)
+    first, second = rows(store, "SELECT * FROM runs ORDER BY panel")
+    assert not first["contended"]
+    assert not second["contended"]
+    assert turn.runs[1].view().metrics.total_s < turn.runs[0].view().metrics.total_s
+    assert first["finished_at"] <= second["finished_at"]
+
+
+def test_a_second_turn_sees_the_first(turns):
+    first = turns.send("My name is Ada.", [(0, ECHO)], LONG)
+    assert first.wait(30)
+    second = turns.send("What is my name?", [(0, ECHO)], LONG, conversation_id=first.conversation_id)
+    assert second.wait(30)
+    assert second.runs[0].view().text.count("My name is Ada.") == 2  # the prompt, and the echo of it
+
+
+def test_panels_keep_their_own_chats(turns):
+    first = turns.send("one", [(0, ECHO), (1, ECHO)], LONG)
+    assert first.wait(30)
+    conversation = first.conversation_id
+    assert turns.send("only zero", [(0, ECHO)], LONG, conversation_id=conversation).wait(30)
+    both = turns.send("again", [(0, ECHO), (1, ECHO)], LONG, conversation_id=conversation)
+    assert both.wait(30)
+    zero, one = (run.view().text for run in both.runs)
+    assert "only zero" in zero
+    assert "only zero" not in one
+
+
+def test_an_edited_prompt_replaces_what_followed(turns):
+    first = turns.send("apples", [(0, ECHO)], LONG)
+    assert first.wait(30)
+    edited = turns.send(
+        "pears", [(0, ECHO)], LONG, conversation_id=first.conversation_id, replaces_turn_id=first.turn_id
+    )
+    assert edited.wait(30)
+    assert "apples" not in edited.runs[0].view().text
+    assert turns.live_turns(first.conversation_id) == (edited,)
+    with pytest.raises(TurnError, match="edited"):
+        turns.retry(first, 0)
+
+
+def test_a_retry_is_another_attempt_at_the_same_prompt(turns, store):
+    turn = turns.send("Hello", [(0, bad("raise")), (1, ECHO)], LONG)
+    assert turn.wait(30)
+    assert turn.run_of(0).view().failure.message == "The library said no."
+    turns.retry(turn, 0, target=ECHO)
+    assert turn.wait(30)
+    assert turn.run_of(0).view().phase == "finished"
+    attempts = rows(store, "SELECT attempt, status FROM runs WHERE panel = 0 ORDER BY attempt")
+    assert attempts == [{"attempt": 1, "status": "failed"}, {"attempt": 2, "status": "finished"}]
+
+
+def test_a_reply_cut_by_the_limit_can_be_carried_on(turns):
+    turn = turns.send("one two three four five six seven", [(0, ECHO)], Settings(max_new_tokens=6))
+    assert turn.wait(30)
+    cut = turn.runs[0].view().text
+    turns.carry_on(turn, 0)
+    assert turn.wait(30)
+    view = turn.runs[0].view()
+    assert view.text.startswith(cut)
+    assert len(view.text) > len(cut)
+    assert view.tokens == 6  # the numbers are those of the continuation
+
+
+def test_stop_ends_one_panel_and_leaves_the_other(turns, store):
+    turn = turns.send("word " * 60, [(0, SLOW_ECHO), (1, Target("echo", "CPU", "100"))], LONG)
+    until(lambda: all(run.view().tokens > 3 for run in turn.runs))
+    pressed = time.monotonic()
+    turn.stop(0)
+    assert turn.run_of(0).done.wait(5)
+    assert time.monotonic() - pressed < 1
+    assert turn.wait(30)
+    stopped, finished = (run.view() for run in turn.runs)
+    assert (stopped.phase, finished.phase) == ("stopped", "finished")
+    assert stopped.text
+    assert rows(store, "SELECT status FROM runs WHERE panel = 0") == [{"status": "stopped"}]
+
+
+def test_stop_works_while_the_model_is_still_loading(turns):
+    turn = turns.send("hello", [(0, bad("hang-on-load")), (1, ECHO)], LONG)
+    until(lambda: turn.run_of(0).view().phase == "loading")
+    turn.stop(0)
+    assert turn.wait(15)
+    assert turn.run_of(0).view().phase == "stopped"
+    assert turn.run_of(1).view().phase == "finished"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_worker_leaves_its_text_and_disturbs_nobody(turns, store):
+    killed = Target("echo", "CPU", "20", "one")
+    turn = turns.send("word " * 60, [(0, killed), (1, Target("echo", "CPU", "20", "two"))], LONG)
+    until(lambda: all(run.view().tokens > 3 for run in turn.runs))
+    pids = {p.pid: p.create_time() for p in psutil.Process().children()}
+    os.kill(min(pids, key=lambda pid: (pids[pid], pid)), signal.SIGKILL)
+    assert turn.wait(30)
+    phases = sorted(run.view().phase for run in turn.runs)
+    assert phases == ["failed", "finished"]
+    broken = next(run for run in turn.runs if run.view().phase == "failed")
+    assert "SIGKILL" in broken.view().failure.message
+    assert broken.view().text.strip()
+    row = rows(store, "SELECT text, status, exit_code FROM runs WHERE id = ?", broken.run_id)[0]
+    assert (row["text"], row["status"], row["exit_code"]) == (broken.view().text, "failed", -9)
+    again = turns.send("hello", [(broken.panel, broken.target)], LONG, conversation_id=turn.conversation_id)
+    assert again.wait(30)
+    assert again.runs[0].view().phase == "finished"
+
+
+APP = """
+import sys, time
+from pathlib import Path
+from storage.store import Store
+from tests.helpers.worlds import SLOW_ECHO, manager_on
+from ui.turns import Settings, Turns
+data = Path(sys.argv[1])
+turns = Turns(manager_on(data), Store(data / "arena.sqlite3"), lambda: {"name": "m"})
+turn = turns.send("word " * 100, [(0, SLOW_ECHO)], Settings(max_new_tokens=400))
+while True:
+    view = turn.runs[0].view()
+    print(view.tokens, flush=True)
+    time.sleep(0.05)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_app_loses_at_most_a_second_of_text(tmp_path):
+    app = subprocess.Popen(
+        [sys.executable, "-c", APP, str(tmp_path)], cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for line in app.stdout:
+        if int(line) >= 60:  # three seconds into the reply
+            break
+    workers = psutil.Process(app.pid).children(recursive=True)
+    assert workers
+    app.kill()
+    app.wait()
+    seen = int([*app.stdout.read().split(), line][0])
+    psutil.wait_procs(workers, timeout=10)
+    assert not any(worker.is_running() for worker in workers)
+    store = Store(tmp_path / "arena.sqlite3")
+    assert store.mark_interrupted() == 1
+    row = rows(store, "SELECT status, output_tokens, text FROM runs")[0]
+    store.close()
+    assert row["status"] == "interrupted"
+    assert seen - row["output_tokens"] <= 20 * 1.0 + 2  # 20 tokens a second
+    assert row["text"].strip().startswith("word word")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "panels", "mode", "words"),
+    [
+        ("", [(0, ECHO)], "together", "empty"),
+        (" \n\t", [(0, ECHO)], "together", "empty"),
+        ("x" * 4_000_001, [(0, ECHO)], "together", "4,000,001"),
+        ("hi", [], "together", "No panel"),
+        ("hi", [(0, ECHO), (0, ECHO)], "together", "different panels"),
+        ("hi", [(0, ECHO)], "sideways", "not a way"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_so(turns, prompt, panels, mode, words):
+    with pytest.raises(TurnError, match=words):
+        turns.send(prompt, panels, LONG, mode=mode)
+
+
+def test_a_busy_panel_takes_no_second_prompt(turns):
+    turn = turns.send("word " * 50, [(0, SLOW_ECHO)], LONG)
+    with pytest.raises(TurnError, match="still being written"):
+        turns.send("more", [(0, ECHO)], LONG, conversation_id=turn.conversation_id)
+    other = turns.send("more", [(1, ECHO)], LONG, conversation_id=turn.conversation_id)
+    assert other.wait(30)
+    assert other.runs[0].view().contended
