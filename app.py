@@ -1,0 +1,412 @@
+"""Backend Arena: one prompt, every local backend, side by side.
+
+This module is the command line: it reads the settings, builds the store, the manager and the page, and hands
+over to them. Without a command it serves the page. Nothing here or below loads an inference library; that is
+the worker processes' business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from engines import doctor, models_cli, setup_cli
+from engines.environments import Environments
+from engines.hardware import machine_facts
+from engines.manager import EngineManager
+from engines.models import ModelLibrary
+from engines.protocol import DEMO_MODEL, ProtocolError, Target
+from storage import history_cli
+from storage.store import Store, StoreError
+from ui.live import RunView
+from ui.turns import LiveTurn, Settings, TurnError, Turns
+
+DEFAULT_PORT = 7860
+DATABASE_NAME = "arena.sqlite3"
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+
+class SettingsError(Exception):
+    """The app cannot start as it was told to; the message is one clear sentence."""
+
+
+@dataclass
+class Arena:
+    """Everything the app owns, built once."""
+
+    data_dir: Path
+    store: Store
+    library: ModelLibrary
+    environments: Environments
+    manager: EngineManager
+    turns: Turns
+
+    def close(self) -> None:
+        self.turns.stop_everything()
+        self.manager.shutdown()
+        self.store.close()
+
+
+def build(data_dir: Path, python: str | None = None) -> Arena:
+    """Build the store, the library, the manager and the turns on a data directory."""
+    store = Store(data_dir / DATABASE_NAME)
+    library = ModelLibrary(data_dir)
+    environments = Environments(data_dir, python)
+    manager = EngineManager(data_dir, library, environments, remembered_peak=store.peak_rss)
+    return Arena(data_dir, store, library, environments, manager, Turns(manager, store, machine_facts))
+
+
+@contextlib.contextmanager
+def arena_on(arguments: argparse.Namespace) -> Iterator[Arena]:
+    """The app's parts for as long as a command runs; every worker is gone afterwards."""
+    arena = build(writable(arguments.data_dir), arguments.python)
+    try:
+        yield arena
+    finally:
+        arena.close()
+
+
+def default_data_dir() -> Path:
+    """Where this system keeps a program's data; BACKEND_ARENA_DATA overrides it."""
+    if chosen := os.environ.get("BACKEND_ARENA_DATA"):
+        return Path(chosen)
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "BackendArena"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "BackendArena"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "backend-arena"
+
+
+def writable(data_dir: Path) -> Path:
+    """The data directory, made if need be; raises SettingsError when nothing can be written there."""
+    data_dir = data_dir.expanduser().resolve()
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        probe = data_dir / f".writable-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"The data directory {data_dir} cannot be written ({error.strerror or error}). "
+            "Choose another one with --data-dir."
+        ) from error
+    return data_dir
+
+
+# --- serving the page --------------------------------------------------------------------------------------
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0; raises SettingsError when it is taken or not ours to take."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            if os.name != "nt":  # on Windows this would let two servers share the port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return probe.getsockname()[1]
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"Port {port} on {host} cannot be used ({reason}). Perhaps Backend Arena is running already; "
+            "otherwise choose another port with --port."
+        ) from error
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Serve the page until Ctrl+C."""
+    port = free_port(arguments.host, arguments.port)
+    auth = None if is_loopback(arguments.host) else ("owner", arguments.password or secrets.token_urlsafe(9))
+    with arena_on(arguments) as arena:
+        os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        import ui
+        from ui.theme import launch_options
+
+        interrupted = arena.store.mark_interrupted()
+        page = ui.build(arena.manager, arena.store, arena.turns, arena.library, arena.environments)
+        page.launch(
+            server_name=arguments.host,
+            server_port=port,
+            auth=auth,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            **launch_options(),
+        )
+        address = f"http://{'localhost' if is_loopback(arguments.host) else arguments.host}:{port}"
+        print(f"Backend Arena is at {address}  (Ctrl+C ends it; data in {arena.data_dir})", flush=True)
+        if auth:
+            print(
+                f"It can be reached from other machines: log in as {auth[0]!r} with {auth[1]!r}.", flush=True
+            )
+        if interrupted:
+            print(
+                f"{interrupted} unfinished replies of the last session were marked as interrupted.",
+                flush=True,
+            )
+        threading.Thread(target=arena.manager.availability, name="probe", daemon=True).start()
+        if not arguments.no_browser:
+            webbrowser.open(address)
+        _wait_for_the_end()
+        page.close(verbose=False)
+    return 0
+
+
+def _wait_for_the_end() -> None:
+    """Block until Ctrl+C or a polite request to end."""
+    end = threading.Event()
+    for name in ("SIGTERM", "SIGINT", "SIGBREAK", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: end.set())
+    while not end.wait(1.0):  # with a timeout, or Windows would not see Ctrl+C
+        pass
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def show_doctor(arguments: argparse.Namespace) -> int:
+    """Print what this machine has and which engines can use it."""
+    with arena_on(arguments) as arena:
+        availability, facts = arena.manager.availability(), machine_facts()
+        if arguments.json:
+            print(json.dumps(doctor.doctor_document(availability, facts), indent=2))
+        else:
+            print(doctor.doctor_text(availability, facts))
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Send one prompt to some targets, as the page does, and print what came of it."""
+    settings = Settings(
+        system_prompt=arguments.system,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+    )
+    targets = [Target.parse(spelling, arguments.model) for spelling in arguments.on]
+    with arena_on(arguments) as arena:
+        views = []
+        for start in range(0, len(targets), 6):
+            turn = arena.turns.send(
+                arguments.prompt,
+                list(enumerate(targets[start : start + 6])),
+                settings,
+                mode="in-turn" if arguments.in_turn else "together",
+                pressed_at=time.monotonic(),
+            )
+            views += _watch(turn, quiet=arguments.json)
+        if arena.store.trouble:
+            print(arena.store.trouble, file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({"runs": [run_document(view) for view in views]}, indent=2, ensure_ascii=True))
+    return 0 if all(view.phase == "finished" for view in views) else EXIT_FAILED
+
+
+def _watch(turn: LiveTurn, quiet: bool) -> list[RunView]:
+    """Tell on stderr what is going on; print each reply when it is done, in panel order."""
+    told: dict[int, str] = {}
+    printed = 0
+    try:
+        while printed < len(turn.runs):
+            for run_ in turn.runs:
+                progress = run_.view().progress
+                if progress and told.get(run_.panel) != progress.text:
+                    told[run_.panel] = progress.text
+                    print(f"{run_.target.spelling}: {progress.text}", file=sys.stderr, flush=True)
+            if turn.runs[printed].done.wait(0.1):
+                if not quiet:
+                    print(run_text(turn.runs[printed].view()), flush=True)
+                printed += 1
+    except KeyboardInterrupt:
+        turn.stop()
+        turn.wait(15)
+    return [run_.view() for run_ in turn.runs]
+
+
+def run_text(view: RunView) -> str:
+    """A finished run for reading in a terminal."""
+    lines = [f"── {view.target} " + "─" * 20, view.text.strip()]
+    if view.failure:
+        lines.append(f"FAILED: {view.failure.message} {view.failure.remedy or ''}".rstrip())
+    metrics = view.metrics
+    if metrics and metrics.ttft_s is not None:
+        rate = f"{metrics.decode_tok_s:.1f} tok/s" if metrics.decode_tok_s else "one token"
+        contended = ", contended (together with others)" if view.contended else ""
+        lines.append(
+            f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {metrics.output_tokens} tokens, "
+            f"load {metrics.load_s:.1f} s{contended}]"
+        )
+    if view.warning:
+        lines.append(f"Note: {view.warning}")
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def run_document(view: RunView) -> dict[str, Any]:
+    """A finished run as `run --json` gives it; times in seconds, sizes in bytes, missing is null."""
+    metrics = view.metrics
+    failure = view.failure
+
+    def measured(name: str) -> Any:
+        return getattr(metrics, name) if metrics else None
+
+    return {
+        "target": view.target.spelling,
+        "model": view.target.model,
+        "text": view.text,
+        "finish_reason": view.finish_reason,
+        "error": {"kind": failure.kind, "message": failure.message, "remedy": failure.remedy}
+        if failure
+        else None,
+        "warning": view.warning,
+        "contended": view.contended,
+        "device": view.loaded.device if view.loaded else None,
+        "prompt_tokens": measured("prompt_tokens"),
+        "cached_prompt_tokens": measured("cached_prompt_tokens"),
+        "output_tokens": view.tokens,
+        "prompt_sha256": measured("prompt_sha256"),
+        "load_s": measured("load_s"),
+        "compile_s": measured("compile_s"),
+        "warmup_s": measured("warmup_s"),
+        "ttft_s": measured("ttft_s"),
+        "felt_ttft_s": view.felt_ttft_s,
+        "decode_tok_s": measured("decode_tok_s"),
+        "total_s": measured("total_s"),
+        "token_offsets_s": list(view.token_offsets_s),
+        "peak_rss_bytes": measured("peak_rss_bytes"),
+    }
+
+
+# --- the command line --------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every command takes --data-dir before or after its name."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data-dir", type=Path, default=argparse.SUPPRESS, help="folder for models, the log and caches"
+    )
+    common.add_argument(
+        "--python",
+        default=argparse.SUPPRESS,
+        help="Python 3.11 or 3.12 to build the Intel NPU environment with",
+    )
+    main_parser = argparse.ArgumentParser(
+        prog="app.py",
+        description="One prompt, every local backend, side by side. Without a command: serve the page.",
+        parents=[common],
+    )
+    main_parser.set_defaults(run=serve, data_dir=default_data_dir(), python=None)
+    main_parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this PC only)"
+    )
+    main_parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; 0: any free one"
+    )
+    main_parser.add_argument("--password", help="for visitors from other machines; made up when not given")
+    main_parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_with(common))
+    _add_doctor(commands)
+    _add_run(commands)
+    for command_line in (models_cli, history_cli, setup_cli):
+        command_line.register(commands)
+    return main_parser
+
+
+def _with(common: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
+    def make(**options: Any) -> argparse.ArgumentParser:
+        return argparse.ArgumentParser(**{**options, "parents": [*options.get("parents", ()), common]})
+
+    return make
+
+
+def _add_doctor(commands: Any) -> None:
+    command = commands.add_parser("doctor", help="which engines and devices can be used here, and why not")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(run=show_doctor)
+
+
+def _add_run(commands: Any) -> None:
+    command = commands.add_parser("run", help="send one prompt to some targets and print the replies")
+    command.add_argument("prompt", metavar="PROMPT")
+    command.add_argument(
+        "--on",
+        action="append",
+        required=True,
+        metavar="TARGET",
+        help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated",
+    )
+    command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
+    command.add_argument("--in-turn", action="store_true", help="each alone on the machine, not all at once")
+    command.add_argument("--max-new-tokens", type=_positive, default=Settings.max_new_tokens, metavar="N")
+    command.add_argument(
+        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): greedy"
+    )
+    command.add_argument("--top-p", type=float, metavar="P")
+    command.add_argument("--top-k", type=_positive, metavar="K")
+    command.add_argument("--repetition-penalty", type=float, metavar="R")
+    command.add_argument("--seed", type=int, metavar="S")
+    command.add_argument("--system", metavar="TEXT", help="system prompt")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(run=run)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 5:
+        raise argparse.ArgumentTypeError("must be between 0 and 5")
+    return value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a reply
+        with contextlib.suppress(AttributeError, OSError):
+            stream.reconfigure(errors="replace")
+    parsed = parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (SettingsError, StoreError, ProtocolError, TurnError) as error:
+        print(f"{error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
