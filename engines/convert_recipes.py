@@ -35,7 +35,8 @@ _LIBRARIES = {
         "torch",
     ),
 }
-_BITS = {"int4": 4.5, "int8": 8.1, "fp16": 16.0, "bf16": 16.0, "fp32": 32.0}
+BITS = {"int4": 4.5, "int8": 8.1, "fp16": 16.0, "bf16": 16.0, "fp32": 32.0}
+_LOAD_FACTOR = {OPENVINO: 1.15, ONNXRUNTIME_GENAI: 1.15, SAFETENSORS: 1.15}
 _ORT_PROVIDERS = {"CPU": "cpu", "DML": "dml", "CUDA": "cuda"}
 _ORT_PRECISIONS = {"cpu": ("int4", "fp32"), "dml": ("int4", "fp16"), "cuda": ("int4", "fp16", "bf16", "fp32")}
 _OPENVINO_PRECISIONS = ("int4", "int8", "fp16", "fp32")
@@ -164,7 +165,7 @@ def refuse_ambiguous_lm_head(facts: ModelFacts) -> None:
 def cost(recipe: Recipe, facts: ModelFacts) -> Cost:
     """Estimated peak memory, output size and time of a conversion on a 2-core machine."""
     parameters = facts.parameters
-    output = int(parameters * _BITS[recipe.precision] / 8) + 50 * 2**20
+    output = int(parameters * BITS[recipe.precision] / 8) + 50 * 2**20
     billions = parameters / 1e9
     if recipe.format == ONNXRUNTIME_GENAI:
         peak = int(5.4 * parameters + 0.7 * GIB)
@@ -177,6 +178,6 @@ def cost(recipe: Recipe, facts: ModelFacts) -> Cost:
     return Cost(peak, output, seconds)
 
 
-def load_peak_bytes(weight_bytes: int) -> int:
+def load_peak_bytes(weight_bytes: int, model_format: str) -> int:
     """Estimated peak memory of a worker that loads weights of this size."""
-    return int(1.15 * weight_bytes + 0.45 * GIB)
+    return int(_LOAD_FACTOR.get(model_format, 1.15) * weight_bytes + 0.45 * GIB)

@@ -6,7 +6,6 @@ tokenizer and chat template, writes the manifest, and only then gives the folder
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -26,11 +25,11 @@ from engines.model_files import (
     MANIFEST_VERSION,
     ONNXRUNTIME_GENAI,
     OPENVINO,
-    PROMPT_FILES,
     damage,
     file_sizes,
     read_manifest,
     remove_folder,
+    take_prompt_files,
     total_weight_bytes,
     write_json,
 )
@@ -173,23 +172,6 @@ def _log(line: str) -> None:
 
 
 _CONVERTERS = {OPENVINO: _to_openvino, ONNXRUNTIME_GENAI: _to_onnxruntime_genai}
-
-
-def take_prompt_files(source: Path, folder: Path, model_format: str) -> None:
-    """Give the folder the source's tokenizer, chat template and stop ids: equal prompts on every engine."""
-    for name in PROMPT_FILES:
-        (folder / name).unlink(missing_ok=True)
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    if not (folder / "config.json").is_file():
-        shutil.copyfile(source / "config.json", folder / "config.json")
-    path = folder / "tokenizer_config.json"
-    if model_format == ONNXRUNTIME_GENAI and path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        if config.get("tokenizer_class") == "TokenizersBackend":
-            # transformers 5 writes this name; ONNX Runtime GenAI 0.13 refuses it.
-            config["tokenizer_class"] = "PreTrainedTokenizerFast"
-            path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def _refuse_invented_weights(log_path: Path) -> None:

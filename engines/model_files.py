@@ -7,7 +7,9 @@ lost or truncated file is noticed before a library stumbles over it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -178,23 +180,14 @@ def read_facts(folder: Path) -> ModelFacts:
     )
 
 
+@functools.cache
 def _in_transformers(model_type: str | None) -> bool:
     """Whether the library has its own code for this type; many repositories ship outdated code beside it."""
-    return model_type in {
-        *("phi", "phi3", "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "smollm3"),
-        *(
-            "granite",
-            "olmo",
-            "olmo2",
-            "falcon",
-            "gpt_neox",
-            "gpt2",
-            "nemotron",
-            "stablelm",
-            "starcoder2",
-            "glm",
-        ),
-    }
+    spec = importlib.util.find_spec("transformers")  # finds the package, does not import it
+    if not model_type or spec is None or spec.origin is None:
+        return False
+    models = Path(spec.origin).parent / "models"
+    return any((models / name).is_dir() for name in (model_type, model_type.removesuffix("_text")))
 
 
 def _product(shape: Iterable[int]) -> int:
@@ -259,6 +252,23 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
     temporary.replace(path)
+
+
+def take_prompt_files(source: Path, folder: Path, model_format: str) -> None:
+    """Give the folder the source's tokenizer, chat template and stop ids: equal prompts on every engine."""
+    for name in PROMPT_FILES:
+        (folder / name).unlink(missing_ok=True)
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    if not (folder / "config.json").is_file() and (source / "config.json").is_file():
+        shutil.copyfile(source / "config.json", folder / "config.json")
+    path = folder / "tokenizer_config.json"
+    if model_format == ONNXRUNTIME_GENAI and path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.get("tokenizer_class") == "TokenizersBackend":
+            # transformers 5 writes this name; ONNX Runtime GenAI 0.13 refuses it.
+            config["tokenizer_class"] = "PreTrainedTokenizerFast"
+            path.write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,96 @@
+"""Downloads, seen from the app: which files of a repository are wanted, how large they are, get them.
+
+The hub client runs in `engines.download_worker`, so cancelling is immediate and the page's process stays small. The
+files go to the standard Hugging Face cache (HF_HOME), where every other program finds them too.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.engine import ModelError
+from engines.hub_cache import cache_dir
+from engines.jobs import OnProgress, run_job
+from engines.model_files import PROMPT_FILES, SOURCE_PATTERNS
+
+SMALL_FILES = ("config.json", *PROMPT_FILES)
+"""Enough to make prompts: taken from the original repository even when the weights come ready-made."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Files of one repository."""
+
+    repository: str
+    revision: str = "main"
+    subfolder: str = ""
+    patterns: tuple[str, ...] | None = None
+    """File name patterns directly in `subfolder`; None: everything below it."""
+
+
+def original_weights(repository: str) -> Wanted:
+    return Wanted(repository, patterns=SOURCE_PATTERNS)
+
+
+def prompt_files(repository: str) -> Wanted:
+    return Wanted(repository, patterns=SMALL_FILES)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a download would bring."""
+
+    repository: str
+    commit: str
+    files: dict[str, int]
+    missing_bytes: int
+    """Not in the cache yet."""
+    parameters: int | None = None
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.files.values())
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids the network (the hub client's own switch)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def list_files(wanted: Wanted, log_path: Path, cancelled: threading.Event) -> Listing:
+    """Ask the Hub for names and sizes. Raises ModelError with a clear sentence, or CancelledError."""
+    answer = _run("list", wanted, log_path, lambda _: None, cancelled)
+    return Listing(
+        repository=wanted.repository,
+        commit=answer["commit"],
+        files=answer["files"],
+        missing_bytes=answer["missing_bytes"],
+        parameters=answer.get("parameters"),
+    )
+
+
+def download(wanted: Wanted, log_path: Path, on_progress: OnProgress, cancelled: threading.Event) -> Path:
+    """Get the files; returns the snapshot's folder (with the subfolder). What was already here is kept.
+
+    Raises ModelError with a clear sentence, or CancelledError; what has arrived is kept and used the next time.
+    """
+    answer = _run("get", wanted, log_path, on_progress, cancelled)
+    return Path(answer["folder"]) / wanted.subfolder
+
+
+def _run(
+    action: str, wanted: Wanted, log_path: Path, on_progress: OnProgress, cancelled: threading.Event
+) -> dict[str, Any]:
+    if is_offline():
+        raise ModelError(
+            f"{wanted.repository} is not here, and the network is switched off (offline mode).",
+            "Start without --offline and HF_HUB_OFFLINE, or import a folder.",
+        )
+    job = {"action": action, "wanted": asdict(wanted), "cache_dir": str(cache_dir())}
+    return run_job(
+        "engines.download_worker", job, log_path, on_progress, cancelled, {"HF_HUB_DISABLE_TELEMETRY": "1"}
+    )
