@@ -100,7 +100,6 @@ class WorkerProcess:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    bufsize=0,
                     cwd=self._working_dir or PROJECT_ROOT,
                     env=self._environment(),
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
@@ -123,6 +122,7 @@ class WorkerProcess:
         with self._send_lock:
             try:
                 self._popen.stdin.write(encode(command))
+                self._popen.stdin.flush()
             except (OSError, ValueError):
                 return False
         return True

@@ -74,7 +74,7 @@ def take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
 
         for descriptor in (0, 1):
             msvcrt.setmode(descriptor, os.O_BINARY)
-    commands = os.fdopen(os.dup(0), "rb", buffering=0)
+    commands = os.fdopen(os.dup(0), "rb")
     events = os.fdopen(os.dup(1), "wb", buffering=0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -108,7 +108,7 @@ class HistoryFile:
     @contextmanager
     def writing(self) -> Iterator[Database]:
         """The one writing connection, inside a transaction that is all or nothing."""
-        with self._write_lock, self._told():
+        with self._locked(), self._told():
             self._check_open()
             self._writer.conn.execute("BEGIN IMMEDIATE")
             try:
@@ -121,7 +121,7 @@ class HistoryFile:
     @contextmanager
     def maintaining(self) -> Iterator[Database]:
         """The writing connection outside a transaction: for VACUUM and the like."""
-        with self._write_lock, self._told():
+        with self._locked(), self._told():
             self._check_open()
             yield self._writer
 
@@ -142,6 +142,10 @@ class HistoryFile:
                 db.rollback()
                 self._readers.put(db) if not self._closed else db.close()
 
+    def backups(self) -> list[Path]:
+        """The copies made before migrations, oldest first."""
+        return sorted((self.path.parent / "backups").glob(f"{self.path.stem}-*.sqlite3"))
+
     def copy_to(self, target: Path) -> None:
         """A consistent copy while others write; `target` must not exist or be empty. Raises StoreError."""
         with self._told():
@@ -150,6 +154,15 @@ class HistoryFile:
                 db.conn.execute("VACUUM INTO ?", [str(target)])
             finally:
                 db.close()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if not self._write_lock.acquire(timeout=BUSY_TIMEOUT_S):
+            raise StoreBusyError(f"The history {self.path} is busy with an import or a clean-up.")
+        try:
+            yield
+        finally:
+            self._write_lock.release()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -170,6 +183,7 @@ class HistoryFile:
         # Committed rows survive a kill -9 of the app; a power cut may lose the last seconds, never the file.
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA cache_size = -16384")
+        connection.execute("PRAGMA secure_delete = 1")
         return Database(connection)
 
     def _refuse_strangers(self) -> None:
@@ -224,7 +238,7 @@ class HistoryFile:
         )
         make_private(backup)
         self._writer.conn.execute("VACUUM INTO ?", [str(backup)])
-        for old in sorted(folder.glob(f"{self.path.stem}-*.sqlite3"))[:-BACKUPS_KEPT]:
+        for old in self.backups()[:-BACKUPS_KEPT]:
             old.unlink(missing_ok=True)
 
 

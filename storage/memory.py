@@ -49,7 +49,7 @@ class ChatMemory:
 
     def set_run(self, run_id: str, text: str, status: str) -> None:
         with self._lock:
-            if run_id in self._runs:
+            if run_id in self._runs and self._runs[run_id].status == "running":
                 self._runs[run_id].text, self._runs[run_id].status = text, status
 
     def turns(self, conversation_id: str) -> tuple[TurnMemo, ...]:

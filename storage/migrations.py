@@ -41,7 +41,7 @@ def tables(db: Database) -> None:
             title TEXT, owner TEXT, created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
             pinned INTEGER NOT NULL DEFAULT 0, deleted_at TEXT, imported_from TEXT, exact TEXT
         );
-        CREATE INDEX conversations_updated ON conversations (updated_at);
+        CREATE INDEX conversations_listed ON conversations (pinned, updated_at) WHERE deleted_at IS NULL;
         CREATE TABLE turns (
             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
             conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,

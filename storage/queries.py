@@ -8,8 +8,10 @@ from sqlite_utils import Database
 
 from engines.protocol import Target
 from storage.codec import readable, restored
+from storage.filters import excerpt, of_conversation
 from storage.memory import RunMemo, TurnMemo
 from storage.records import (
+    COUNTED,
     Conversation,
     Filter,
     Page,
@@ -70,23 +72,29 @@ def chat(db: Database, conversation_id: str) -> list[TurnMemo]:
 
 def conversations(db: Database, where: Filter, *, limit: int, offset: int) -> Page:
     """Pinned first, then newest first."""
+    condition, values = of_conversation(where)
     listed = rows(
         db,
-        "SELECT * FROM conversations WHERE deleted_at IS NULL ORDER BY pinned DESC, updated_at DESC, id DESC "
-        "LIMIT ? OFFSET ?",
-        [limit, offset],
+        f"SELECT * FROM conversations c WHERE {condition} ORDER BY pinned DESC, updated_at DESC LIMIT ? OFFSET ?",
+        [*values, limit, offset],
     )
-    (total,) = db.execute("SELECT count(*) FROM conversations WHERE deleted_at IS NULL").fetchone()
-    return Page(tuple(_summary(db, row) for row in listed), total, offset)
+    if len(listed) < limit and (listed or not offset):
+        total = offset + len(listed)
+    else:
+        counted = (
+            f"SELECT count(*) FROM (SELECT 1 FROM conversations c WHERE {condition} LIMIT {COUNTED + 1})"
+        )
+        (total,) = db.execute(counted, values).fetchone()
+    return Page(tuple(_summary(db, row, where.query) for row in listed), total, offset)
 
 
-def _summary(db: Database, row: dict[str, Any]) -> Summary:
+def _summary(db: Database, row: dict[str, Any], query: str | None) -> Summary:
     turns = rows(db, "SELECT prompt, exact FROM turns WHERE conversation_id = ? ORDER BY id", [row["id"]])
     runs = rows(
         db,
-        "SELECT status, engine, device, precision, model, m.name AS machine FROM runs r "
-        "JOIN turns t ON t.id = r.turn_id JOIN targets g ON g.id = r.target_id "
-        "JOIN machines m ON m.id = r.machine_id WHERE t.conversation_id = ? ORDER BY r.panel",
+        "SELECT status, engine, device, precision, model, m.name AS machine FROM turns t "
+        "CROSS JOIN runs r ON r.turn_id = t.id JOIN targets g ON g.id = r.target_id "
+        "JOIN machines m ON m.id = r.machine_id WHERE t.conversation_id = ? ORDER BY r.panel, r.n",
         [row["id"]],
     )
     return Summary(
@@ -104,7 +112,28 @@ def _summary(db: Database, row: dict[str, Any]) -> Summary:
         targets=tuple(dict.fromkeys(f"{run['engine']}/{run['device']}/{run['precision']}" for run in runs)),
         models=tuple(dict.fromkeys(run["model"] for run in runs)),
         machine=next((run["machine"] for run in runs), None),
+        snippet=_snippet(db, row["id"], query) if query and query.strip() else None,
     )
+
+
+def _snippet(db: Database, conversation_id: str, query: str) -> str | None:
+    texts = db.execute(
+        "SELECT prompt FROM turns WHERE conversation_id = ?1 UNION ALL SELECT r.text FROM turns t "
+        "CROSS JOIN runs r ON r.turn_id = t.id WHERE t.conversation_id = ?1",
+        [conversation_id],
+    )
+    return next((found for (text,) in texts if text and (found := excerpt(query, text))), None)
+
+
+def choices(db: Database) -> dict[str, tuple[str, ...]]:
+    """What the filters can be set to: every engine, device, precision, model and machine there is."""
+    columns = ("engine", "device", "precision", "model")
+    found = {
+        name: tuple(row[0] for row in db.execute(f"SELECT DISTINCT {name} FROM targets ORDER BY 1"))
+        for name in columns
+    }
+    names = db.execute("SELECT DISTINCT name FROM machines WHERE name IS NOT NULL ORDER BY 1")
+    return {**found, "machine": tuple(row[0] for row in names)}
 
 
 def peak_rss(db: Database, target: Target) -> int | None:

@@ -55,10 +55,12 @@ class Recorder:
             lost = f" {self._lost} more did not fit there and are lost." if self._lost else ""
             return self._reason + waiting + lost
 
-    def write(self, write: Write, *, key: str | None = None, size: int = 0) -> None:
+    def write(
+        self, write: Write, *, key: str | None = None, replaces: str | None = None, size: int = 0
+    ) -> None:
         """Execute, or queue when the file cannot be written just now.
 
-        A queued write with the same `key` is replaced: only the newest state of a growing reply counts.
+        Queued writes whose `key` is `replaces` are dropped: only the newest state of a growing reply counts.
         Raises StoreError only for what waiting cannot mend.
         """
         with self._lock:
@@ -70,6 +72,7 @@ class Recorder:
                 else:
                     self._reason = None
                     return
+            self._waiting = [other for other in self._waiting if not replaces or other.key != replaces]
             self._queue(_Waiting(write, key, size))
 
     def flush(self) -> bool:
@@ -105,8 +108,6 @@ class Recorder:
             raise
 
     def _queue(self, waiting: _Waiting) -> None:
-        if waiting.key is not None:
-            self._waiting = [other for other in self._waiting if other.key != waiting.key]
         if sum(other.size for other in self._waiting) + waiting.size > MAX_WAITING_BYTES:
             self._lost += 1
         else:

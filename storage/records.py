@@ -130,7 +130,11 @@ class Summary:
     models: tuple[str, ...] = ()
     machine: str | None = None
     snippet: str | None = None
-    """Where a search hit, the hits between `[` and `]`; None without a search."""
+    """The text around what a search found; None without a search."""
+
+
+COUNTED = 10_000
+"""Matches are counted up to here."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,13 @@ class Page:
 
     summaries: tuple[Summary, ...]
     total: int
-    """How many match; counted up to a limit: `more_than_counted` says when there are more."""
+    """How many match, counted up to COUNTED."""
     offset: int = 0
+
+    @property
+    def total_text(self) -> str:
+        """`1,234`, or `more than 10,000`."""
+        return f"more than {COUNTED:,}" if self.total > COUNTED else f"{self.total:,}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ class Filter:
     status: str | None = None
     """A run's status."""
     vote: str | None = None
-    """`any`, `won` (the target in this filter won), `tie`, `none`, or `missing`."""
+    """`voted`, `won` (by a run that fits this filter), `tie`, `none` (all bad), or `missing`."""
     since: str | None = None
     until: str | None = None
     contended: bool | None = None

@@ -8,7 +8,9 @@ All methods may be called from any thread; several apps may share one file.
 from __future__ import annotations
 
 import json
+import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import psutil
 from sqlite_utils import Database
 
 from engines.protocol import Failed, Finished, Loaded, Message, PreparedModel, RunMetrics, Target
-from storage import queries
+from storage import housekeeping, queries
 from storage.codec import content_id, exact, new_id, now, pack_offsets, readable, to_json, unpack_offsets_us
 from storage.database import HistoryFile, StoreBusyError, StoreError
 from storage.memory import ChatMemory, RunMemo, TurnMemo
@@ -26,8 +28,8 @@ from storage.records import Conversation, Filter, Page, until_replaced
 
 __all__ = ["Store", "StoreBusyError", "StoreError"]
 
-KEEP_TEXT = "keep_text"
-"""Setting: False keeps numbers but no text."""
+FILE_NAME = "history.sqlite3"
+_TIDY_EVERY_S = 3600.0
 _CLOCK_TOLERANCE_S = 3.0
 """psutil derives start times from the boot time, which moves a little when the system clock is set."""
 
@@ -37,19 +39,21 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._file = HistoryFile(self.path)
-        self._recorder = Recorder(self._file)
+        self.file = HistoryFile(self.path)
+        self._recorder = Recorder(self.file)
         self._memory = ChatMemory()
         self._writer = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
         self._mine: set[str] = set()
         self._keeps_text = True
+        self._tidied_at = -math.inf
+        self._tidy()
 
     def close(self) -> None:
         """Save what waits; runs of this store that are still going become `interrupted`."""
         for run_id in list(self._mine):
-            self._record(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
+            self._recorder.write(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
         self._recorder.close()
-        self._file.close()
+        self.file.close()
 
     @property
     def trouble(self) -> str | None:
@@ -60,6 +64,7 @@ class Store:
 
     def start_conversation(self, title: str | None = None, owner: str | None = None) -> str:
         """A new conversation; without a title it goes by its first prompt. Returns its id."""
+        self._tidy()
         title = title if self.keeps_text else None
         row = {
             "id": new_id(),
@@ -69,7 +74,7 @@ class Store:
             "updated_at": now(),
             "exact": exact(title=title),
         }
-        self._record(lambda db: insert(db, "conversations", row))
+        self._recorder.write(lambda db: insert(db, "conversations", row))
         return row["id"]
 
     def start_turn(
@@ -101,7 +106,7 @@ class Store:
             insert(db, "turns", row)
             db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", [moment, conversation_id])
 
-        self._record(write, size=len(prompt))
+        self._recorder.write(write, size=len(prompt))
         return turn_id
 
     def start_run(
@@ -138,7 +143,7 @@ class Store:
             insert(db, "targets", target_row, ignore=True)
             insert(db, "runs", row)
 
-        self._record(write)
+        self._recorder.write(write)
         return run_id
 
     def describe_run(self, run_id: str, *, model: PreparedModel, loaded: Loaded) -> None:
@@ -168,14 +173,19 @@ class Store:
                 [environment["id"], target["id"], loaded.load_s, loaded.compile_s, loaded.warmup_s, run_id],
             )
 
-        self._record(write)
+        self._recorder.write(write)
 
     def save_partial(self, run_id: str, text: str, token_offsets_s: Sequence[float]) -> None:
         """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
         self._memory.set_run(run_id, text, "running")
         columns = {"text": text if self.keeps_text else None, **_offset_columns(token_offsets_s)}
         columns["output_tokens"] = len(token_offsets_s)
-        self._record(lambda db: _update_run(db, run_id, columns), key=run_id, size=len(text))
+        self._recorder.write(
+            lambda db: _update_run(db, run_id, columns, "status = 'running'"),
+            key=run_id,
+            replaces=run_id,
+            size=len(text),
+        )
 
     def finish_run(
         self,
@@ -199,17 +209,17 @@ class Store:
         if not self.keeps_text:
             # A hash of a short prompt can be guessed back, a log may quote it.
             columns |= {"text": None, "prompt_sha256": None, "error_details": None}
-        self._record(lambda db: _update_run(db, run_id, columns), key=run_id, size=len(text))
+        self._recorder.write(lambda db: _update_run(db, run_id, columns), replaces=run_id, size=len(text))
         self._mine.discard(run_id)
 
     def mark_interrupted(self) -> int:
         """Runs whose app died become `interrupted`; those of other living apps are left alone. Returns how many."""
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             writers = [
                 row[0] for row in db.execute("SELECT DISTINCT writer FROM runs WHERE status = 'running'")
             ]
         dead = [writer for writer in writers if not _is_alive(writer)]
-        with self._file.writing() as db:
+        with self.file.writing() as db:
             return sum(_interrupt(db, "writer IS ? AND status = 'running'", [writer]) for writer in dead)
 
     def vote(self, turn_id: str, winner_panel: int | str, blind: bool) -> None:
@@ -226,7 +236,7 @@ class Store:
                 [turn_id, str(winner_panel), winner and winner[0], int(blind), now()],
             )
 
-        self._record(write)
+        self._recorder.write(write)
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -254,51 +264,87 @@ class Store:
 
     def conversation(self, conversation_id: str) -> Conversation | None:
         """A conversation with all its turns and runs, oldest first; None when there is none of that id."""
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             return queries.conversation(db, conversation_id)
 
     def conversations(self, where: Filter | None = None, *, limit: int = 50, offset: int = 0) -> Page:
         """The history list: pinned first, then newest first."""
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             return queries.conversations(db, where or Filter(), limit=limit, offset=offset)
 
     def peak_rss(self, target: Target) -> int | None:
         """Peak memory of the worker in the latest run of a target on this machine, in bytes; None: never measured."""
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             return queries.peak_rss(db, target)
 
     # --- settings ------------------------------------------------------------------------------------------
 
     def get_setting(self, key: str, default: Any = None) -> Any:
         """A setting as it was set; `default` when it never was."""
-        with self._file.reading() as db:
+        with self.file.reading() as db:
             row = db.execute("SELECT value FROM settings WHERE key = ?", [key]).fetchone()
         return default if row is None else json.loads(row[0])
 
     def set_setting(self, key: str, value: Any) -> None:
         """Keep a setting; anything JSON can spell."""
-        with self._file.writing() as db:
+        with self.file.writing() as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", [key, json.dumps(value)])
 
     @property
     def keeps_text(self) -> bool:
         """False when the person wants numbers but no text in the file."""
         try:
-            self._keeps_text = bool(self.get_setting(KEEP_TEXT, True))
+            self._keeps_text = bool(self.get_setting(housekeeping.KEEP_TEXT, True))
         except StoreError:
             pass  # as it was when it could last be read
         return self._keeps_text
 
+    # --- what a person does with the history ---------------------------------------------------------------
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """Give a conversation a title; an empty one takes it away."""
+        housekeeping.rename(self.file, conversation_id, title)
+
+    def pin(self, conversation_id: str, pinned: bool) -> None:
+        """Keep a conversation on top of the list, and out of the age limit's reach."""
+        housekeeping.pin(self.file, conversation_id, pinned)
+
+    def delete(self, conversation_ids: Sequence[str]) -> int:
+        """Delete conversations; `undelete` brings them back for ten minutes. Returns how many there were."""
+        for conversation_id in conversation_ids:
+            self._memory.forget(conversation_id)
+        return housekeeping.delete(self.file, conversation_ids)
+
+    def undelete(self, conversation_ids: Sequence[str]) -> int:
+        """Bring deleted conversations back; returns how many could be."""
+        return housekeeping.undelete(self.file, conversation_ids)
+
+    def delete_everything(self) -> int:
+        """Remove all conversations with their numbers, for good; returns how many there were."""
+        self._memory.forget()
+        return housekeeping.delete_everything(self.file)
+
+    def remove_texts(self) -> int:
+        """Remove all prompts and replies but keep the numbers; returns how many runs there are."""
+        return housekeeping.remove_texts(self.file)
+
     # --- inside --------------------------------------------------------------------------------------------
 
-    def _record(self, write: Any, *, key: str | None = None, size: int = 0) -> None:
-        self._recorder.write(write, key=key, size=size)
+    def _tidy(self) -> None:
+        """Remove what is past its time; not now is soon enough when the file is busy."""
+        if time.monotonic() - self._tidied_at < _TIDY_EVERY_S:
+            return
+        self._tidied_at = time.monotonic()
+        try:
+            housekeeping.tidy(self.file, self.get_setting(housekeeping.RETENTION_DAYS))
+        except StoreError:
+            pass
 
     def _chat(self, conversation_id: str) -> list[TurnMemo]:
         """The conversation from the file, completed from memory where its text is not there (yet)."""
         turns: dict[str, TurnMemo] = {}
         try:
-            with self._file.reading() as db:
+            with self.file.reading() as db:
                 turns = {turn.id: turn for turn in queries.chat(db, conversation_id)}
         except StoreError:
             pass  # memory alone will have to do; `trouble` tells
@@ -397,11 +443,11 @@ def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _update_run(db: Database, run_id: str, columns: dict[str, Any]) -> None:
+def _update_run(db: Database, run_id: str, columns: dict[str, Any], condition: str = "1") -> None:
     if "text" in columns:
         columns = {**columns, "text": readable(columns["text"]), "exact": exact(text=columns["text"])}
     assignments = ", ".join(f"{name} = ?" for name in columns)
-    db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", [*columns.values(), run_id])
+    db.execute(f"UPDATE runs SET {assignments} WHERE id = ? AND {condition}", [*columns.values(), run_id])
 
 
 def _interrupt(db: Database, where: str, values: list[Any]) -> int:

@@ -44,7 +44,7 @@ def test_any_text_comes_back_exactly(store, prompt, system, reply, title):
     assert kept.title == title
     assert (kept.turns[0].prompt, kept.turns[0].system_prompt) == (prompt, system)
     assert (kept.turns[0].runs[0].text or "") == reply
-    assert rows(store, "SELECT title, prompt, text FROM conversations JOIN turns JOIN runs")  # readable UTF-8
+    assert rows(store, "SELECT title, prompt, text FROM conversations, turns, runs LIMIT 1")  # readable UTF-8
 
 
 @pytest.mark.parametrize("text", ["x" * 2**20, "\x00" * 2**18, "😀\ud800" * 2**17])
