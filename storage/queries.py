@@ -136,6 +136,16 @@ def choices(db: Database) -> dict[str, tuple[str, ...]]:
     return {**found, "machine": tuple(row[0] for row in names)}
 
 
+def ids_ending(db: Database, ending: str) -> tuple[str, ...]:
+    """Ids of the conversations whose id ends so."""
+    ending = ending.upper()
+    found = db.execute(
+        "SELECT id FROM conversations WHERE deleted_at IS NULL AND substr(id, ?) = ?",
+        [-max(1, len(ending)), ending],
+    )
+    return tuple(row[0] for row in found)
+
+
 def peak_rss(db: Database, target: Target) -> int | None:
     """The last measured peak memory of a target on this machine, in bytes."""
     found = db.execute(

@@ -28,7 +28,7 @@ from storage.records import Conversation, Filter, Page, until_replaced
 
 __all__ = ["Store", "StoreBusyError", "StoreError"]
 
-FILE_NAME = "history.sqlite3"
+FILE_NAME = "arena.sqlite3"
 _TIDY_EVERY_S = 3600.0
 _CLOCK_TOLERANCE_S = 3.0
 """psutil derives start times from the boot time, which moves a little when the system clock is set."""
@@ -271,6 +271,11 @@ class Store:
         """The history list: pinned first, then newest first."""
         with self.file.reading() as db:
             return queries.conversations(db, where or Filter(), limit=limit, offset=offset)
+
+    def ids_ending(self, ending: str) -> tuple[str, ...]:
+        """Ids of the conversations whose id ends so: people copy the end of an id."""
+        with self.file.reading() as db:
+            return queries.ids_ending(db, ending)
 
     def peak_rss(self, target: Target) -> int | None:
         """Peak memory of the worker in the latest run of a target on this machine, in bytes; None: never measured."""

@@ -12,6 +12,6 @@ from storage.store import Store
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store(tmp_path / "history.sqlite3")
+    opened = Store(tmp_path / "arena.sqlite3")
     yield opened
     opened.close()

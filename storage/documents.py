@@ -1,0 +1,89 @@
+"""A conversation as Markdown: for reading, for an issue report, for an e-mail."""
+
+from __future__ import annotations
+
+import re
+
+from storage.records import Conversation, Run, Turn
+
+
+def conversation_markdown(conversation: Conversation) -> str:
+    """The conversation as it was: prompts, every attempt of every panel, and the numbers under each."""
+    title = (
+        conversation.title or (conversation.turns[0].prompt if conversation.turns else None) or "Conversation"
+    )
+    head = [
+        f"# {' '.join(title.split())[:120]}",
+        "",
+        f"{conversation.created_at} · {len(conversation.turns)} turns",
+    ]
+    if conversation.imported_from:
+        head.append(f"Imported from {conversation.imported_from}.")
+    return "\n".join([*head, "", *(_turn(turn, number) for number, turn in enumerate(conversation.turns, 1))])
+
+
+def _turn(turn: Turn, number: int) -> str:
+    replaced = " (edited and sent again)" if turn.replaces_turn_id else ""
+    mode = "all at once" if turn.mode == "together" else "one after the other"
+    lines = [
+        f"## {number}. Prompt{replaced}",
+        "",
+        _quoted(turn.prompt),
+        "",
+        f"Sent {turn.created_at}, {mode}.",
+    ]
+    if turn.system_prompt:
+        lines += ["", "System prompt:", "", _quoted(turn.system_prompt)]
+    if turn.vote:
+        lines += ["", f"Vote: {_vote(turn)}{' (blind)' if turn.vote.blind else ''}."]
+    for run in turn.runs:
+        lines += ["", _run(run)]
+    return "\n".join(lines) + "\n"
+
+
+def _vote(turn: Turn) -> str:
+    winner = next((run for run in turn.runs if turn.vote and run.id == turn.vote.winner_run_id), None)
+    if winner:
+        return f"{winner.target.spelling} answered best"
+    return "a tie" if turn.vote and turn.vote.winner == "tie" else "none was good"
+
+
+def _run(run: Run) -> str:
+    again = f", attempt {run.attempt}" if run.attempt > 1 else ""
+    reply = run.text if run.text is not None else "*(no text)*"
+    lines = [f"### {run.target.spelling} · {run.target.model}{again}", "", reply, "", f"*{figures(run)}*"]
+    if run.error_message:
+        lines.append(f"\n**{run.error_message}**{' ' + run.error_remedy if run.error_remedy else ''}")
+    return "\n".join(lines)
+
+
+def figures(run: Run) -> str:
+    """One line: status and the numbers that matter."""
+    metrics = run.metrics
+    parts = [run.status]
+    if metrics.ttft_s is not None:
+        parts.append(f"TTFT {metrics.ttft_s:.3f} s")
+    if metrics.decode_tok_s is not None:
+        parts.append(f"{metrics.decode_tok_s:.1f} tok/s")
+    if metrics.output_tokens:
+        parts.append(f"{metrics.output_tokens} tokens")
+    if metrics.peak_rss_bytes:
+        parts.append(f"peak memory {metrics.peak_rss_bytes / 1e9:.2f} GB")
+    if run.contended:
+        parts.append("contended")
+    if run.machine:
+        parts.append(f"on {run.machine}")
+    return ", ".join(parts)
+
+
+def _quoted(text: str | None) -> str:
+    return "\n".join(f"> {line}" for line in (text or "(text not kept)").split("\n"))
+
+
+def file_name(conversation: Conversation, suffix: str) -> str:
+    """A file name that every system takes: `2026-11-22-what-is-an-npu.md`."""
+    title = (
+        conversation.title or (conversation.turns[0].prompt if conversation.turns else None) or "conversation"
+    )
+    words = "-".join(re.findall(r"[a-z0-9]+", title.lower()))[:40].strip("-") or "conversation"
+    return f"{conversation.created_at[:10]}-{words}{suffix}"

@@ -1,0 +1,132 @@
+"""From what a person typed and chose to SQL conditions: safe against FTS5's query syntax and SQL alike.
+
+A search finds conversations in which every word occurs, in a prompt or a reply, each as the beginning of a word.
+What the full-text index cannot find (emoji, and Chinese, Japanese or Thai, which it does not split into words) is
+found by reading the texts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from storage.codec import readable
+from storage.records import Filter
+
+Condition = tuple[str, list[Any]]
+HITS_READ = 3000
+"""Newest hits that a search without filters looks at, in prompts and in replies each."""
+
+_WORD = re.compile(r"[^\W_]+")
+_UNSPLIT = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+def words(query: str) -> list[str]:
+    """The words of a search, as the index splits them."""
+    return _WORD.findall(readable(query) or "")
+
+
+def fts_query(query: str) -> str | None:
+    """An FTS5 query of quoted words, the beginning of a word being enough; None: the index cannot answer."""
+    found = words(query)
+    if not found or _UNSPLIT.search(query):
+        return None
+    return " ".join(f'"{word}"*' for word in found)
+
+
+def matching_conversations(query: str, *, everything: bool) -> Condition:
+    """Ids of conversations with a hit; the newest HITS_READ hits only, unless `everything`."""
+    fts = fts_query(query)
+    limit = "" if everything else f" ORDER BY rowid DESC LIMIT {HITS_READ}"
+    if fts is None:
+        pieces = [piece for piece in (readable(query) or "").replace("\x00", " ").split() if piece]
+        prompts = " AND ".join(["instr(prompt, ?)"] * len(pieces)) or "0"
+        replies = prompts.replace("prompt", "text")
+        return (
+            f"SELECT conversation_id FROM turns WHERE {prompts} UNION SELECT conversation_id FROM turns "
+            f"WHERE id IN (SELECT turn_id FROM runs WHERE {replies})",
+            [*pieces, *pieces],
+        )
+    return (
+        "SELECT t.conversation_id FROM turns t WHERE t.n IN "
+        f"(SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?{limit}) "
+        "UNION SELECT t.conversation_id FROM runs r JOIN turns t ON t.id = r.turn_id WHERE r.n IN "
+        f"(SELECT rowid FROM runs_fts WHERE runs_fts MATCH ?{limit})",
+        [fts, fts],
+    )
+
+
+def of_run(where: Filter) -> Condition:
+    """Conditions on one run: `r` runs, `g` targets, `m` machines, `t` turns."""
+    parts: list[str] = []
+    values: list[Any] = []
+    for column, value in (
+        ("g.engine", where.engine),
+        ("g.device", where.device),
+        ("g.precision", where.precision),
+        ("g.model", readable(where.model)),
+        ("m.name", readable(where.machine)),
+        ("r.status", where.status),
+        ("r.contended", None if where.contended is None else int(where.contended)),
+    ):
+        if value is not None:
+            parts.append(f"{column} = ?")
+            values.append(value)
+    if where.since is not None:
+        parts.append("r.started_at >= ?")
+        values.append(where.since)
+    if where.until is not None:
+        parts.append("r.started_at < date(?, '+1 day')")
+        values.append(where.until)
+    if where.vote is not None:
+        parts.append(_VOTES[where.vote])
+    return " AND ".join(parts), values
+
+
+_VOTES = {
+    "voted": "EXISTS (SELECT 1 FROM votes v WHERE v.turn_id = t.id)",
+    "missing": "NOT EXISTS (SELECT 1 FROM votes v WHERE v.turn_id = t.id)",
+    "won": "EXISTS (SELECT 1 FROM votes v WHERE v.turn_id = t.id AND v.winner_run_id = r.id)",
+    "tie": "EXISTS (SELECT 1 FROM votes v WHERE v.turn_id = t.id AND v.winner = 'tie')",
+    "none": "EXISTS (SELECT 1 FROM votes v WHERE v.turn_id = t.id AND v.winner = 'none')",
+}
+VOTES = tuple(_VOTES)
+
+
+def of_conversation(where: Filter) -> Condition:
+    """Conditions on one conversation, `c`: it is not deleted, and holds a run that fits, and the words."""
+    parts, values = ["c.deleted_at IS NULL"], []
+    if where.owner is not None:
+        parts.append("c.owner = ?")
+        values.append(readable(where.owner))
+    if where.conversation_ids is not None:
+        parts.append(f"c.id IN ({', '.join('?' * len(where.conversation_ids))})")
+        values += where.conversation_ids
+    run, run_values = of_run(where)
+    if run:
+        parts.append(
+            "EXISTS (SELECT 1 FROM turns t CROSS JOIN runs r ON r.turn_id = t.id "
+            "CROSS JOIN targets g ON g.id = r.target_id CROSS JOIN machines m ON m.id = r.machine_id "
+            f"WHERE t.conversation_id = c.id AND {run})"
+        )
+        values += run_values
+    if where.query is not None and where.query.strip():
+        found, found_values = matching_conversations(
+            where.query, everything=bool(run) or where.owner is not None
+        )
+        parts.append(f"c.id IN ({found})")
+        values += found_values
+    return " AND ".join(parts), values
+
+
+def excerpt(query: str, text: str, width: int = 160) -> str | None:
+    """The part of a text around the first hit of a search; None when there is none in it."""
+    found = words(query) if fts_query(query) else query.split()
+    at = min((hit for word in found if (hit := text.lower().find(word.lower())) >= 0), default=-1)
+    if at < 0:
+        return None
+    start = max(0, at - width // 4)
+    cut = " ".join(text[start : start + width].split())
+    return ("…" if start else "") + cut + ("…" if start + width < len(text) else "")
