@@ -80,7 +80,8 @@ class HistoryFile:
         self._closed = False
         try:
             self._refuse_strangers()
-            self._create_privately()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
             self._writer = self._connect()
             try:
                 self._migrate()
@@ -89,6 +90,11 @@ class HistoryFile:
                 raise
         except sqlite3.Error as error:
             raise sentence(error, self.path) from error
+        except PermissionError as error:
+            raise StoreError(
+                f"The history {self.path} is read-only or belongs to someone else. Allow writing to it and its "
+                "folder, or choose another --data-dir."
+            ) from error
         except OSError as error:
             raise StoreError(
                 f"The history {self.path} cannot be opened: {error.strerror or error}. "
@@ -188,10 +194,17 @@ class HistoryFile:
 
     def _refuse_strangers(self) -> None:
         """Look before touching: raises StoreError for a newer version's file and for another program's."""
+        if self.path.is_dir():
+            raise StoreError(
+                f"The history {self.path} cannot be opened: it is a folder. Choose another --data-dir."
+            )
         if not self.path.exists() or self.path.stat().st_size == 0:
             return
+        in_use = self.path.with_name(self.path.name + "-wal").exists()
+        # Even a reader would leave files beside a file that nobody has open, unless it promises to be alone.
+        mode = "mode=ro" if in_use else "mode=ro&immutable=1"
         connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S
+            f"{self.path.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S
         )
         try:
             db = Database(connection)
@@ -210,10 +223,6 @@ class HistoryFile:
                 )
         finally:
             connection.close()
-
-    def _create_privately(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        make_private(self.path)
 
     def _migrate(self) -> None:
         _patiently(self._writer.conn, "PRAGMA journal_mode = WAL")

@@ -1,0 +1,126 @@
+"""`history …` as a person types it, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.protocol import Failed
+from storage import history_cli
+from storage.store import FILE_NAME, Store, StoreError
+from tests.storage.filling import OTHER, run, turn
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    store = Store(tmp_path / FILE_NAME)
+    first = store.start_conversation("About NPUs")
+    run(store, turn(store, first, "What is an NPU?"), "A neural processing unit.")
+    second = store.start_conversation()
+    second_turn = turn(store, second, "Tell me a story")
+    run(store, second_turn, "Once upon a time.", panel=0)
+    run(store, second_turn, "", panel=1, target=OTHER, failed=Failed("crashed", "It ended."), offsets_s=())
+    store.close()
+    return tmp_path
+
+
+def history(data_dir: Path, *words: str) -> int:
+    """The command, in this process."""
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(data_dir=data_dir)
+    history_cli.register(parser.add_subparsers())
+    arguments = parser.parse_args(["history", *words])
+    return arguments.run(arguments)
+
+
+def document(capsys, data_dir: Path, *words: str):
+    assert history(data_dir, *words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_search_finds_prompts_and_replies(capsys, data_dir):
+    for words, count in (("neural", 1), ("once UPON", 1), ("npu story", 0), ("t", 1), ('"', 0), ("NEAR(", 0)):
+        assert document(capsys, data_dir, "search", words)["total"] == count, words
+    assert document(capsys, data_dir, "search")["total"] == 2
+    found = document(capsys, data_dir, "search", "--engine", "transformers", "--status", "failed")
+    assert [each["first_prompt"] for each in found["conversations"]] == ["Tell me a story"]
+
+
+def test_search_reads_well(capsys, data_dir):
+    assert history(data_dir, "search", "neural") == 0
+    out, err = capsys.readouterr()
+    assert "About NPUs" in out
+    assert "A neural processing unit." in out
+    assert err == "1 found, 1 shown.\n"
+
+
+def test_show_takes_the_end_of_an_id(capsys, data_dir):
+    (found,) = document(capsys, data_dir, "search", "neural")["conversations"]
+    assert history(data_dir, "show", found["id"][-8:].lower()) == 0
+    assert "# About NPUs" in capsys.readouterr().out
+    shown = document(capsys, data_dir, "show", found["id"])
+    assert shown["runs"][0]["text"] == "A neural processing unit."
+    with pytest.raises(StoreError, match="There is no conversation"):
+        history(data_dir, "show", "nonsense")
+
+
+@pytest.mark.parametrize("name", ["all.csv", "all.jsonl", "all.sqlite3"])
+def test_export_goes_by_the_ending(capsys, data_dir, tmp_path, name):
+    written = document(capsys, data_dir, "export", str(tmp_path / name))
+    assert written["bytes"] == (tmp_path / name).stat().st_size > 100
+    assert written["runs"] == (None if name.endswith("sqlite3") else 3)
+
+
+def test_export_of_one_conversation(capsys, data_dir, tmp_path):
+    (found,) = document(capsys, data_dir, "search", "neural")["conversations"]
+    assert history(data_dir, "export", str(tmp_path / "one.md"), "--id", found["id"]) == 0
+    assert (tmp_path / "one.md").read_text(encoding="utf-8").startswith("# About NPUs")
+    with pytest.raises(StoreError, match="say which with --id"):
+        history(data_dir, "export", str(tmp_path / "two.md"))
+    with pytest.raises(StoreError, match="add --format"):
+        history(data_dir, "export", str(tmp_path / "two.xyz"))
+
+
+def test_import_merges(capsys, data_dir, tmp_path):
+    assert history(data_dir, "export", str(tmp_path / "all.jsonl")) == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    capsys.readouterr()
+    imported = document(capsys, other, "import", str(tmp_path / "all.jsonl"), "--name", "lab")
+    assert (imported["runs"], imported["conversations"]) == (3, 2)
+    assert document(capsys, other, "search")["conversations"][0]["imported_from"] == "lab"
+
+
+def test_delete_asks_first(capsys, data_dir, monkeypatch):
+    (found,) = document(capsys, data_dir, "search", "neural")["conversations"]
+    monkeypatch.setattr("sys.stdin", open("/dev/null") if Path("/dev/null").exists() else open("nul"))  # noqa: SIM115, PTH123
+    assert history(data_dir, "delete", found["id"]) == 1
+    assert document(capsys, data_dir, "search")["total"] == 2
+    assert document(capsys, data_dir, "delete", found["id"], "--yes") == {"deleted": 1, "of": "conversations"}
+    assert document(capsys, data_dir, "search")["total"] == 1
+    assert document(capsys, data_dir, "delete", "--texts", "--yes")["deleted"] == 2
+    assert document(capsys, data_dir, "search", "story")["total"] == 0
+    assert document(capsys, data_dir, "search")["total"] == 1
+    assert document(capsys, data_dir, "delete", "--older-than", "1", "--yes")["deleted"] == 0
+    assert document(capsys, data_dir, "delete", "--all", "--yes")["deleted"] == 1
+    assert document(capsys, data_dir, "search")["total"] == 0
+
+
+def test_nothing_heavy_is_loaded():
+    script = (
+        "import sys, storage.history_cli\n"
+        "print([m for m in ('duckdb', 'gradio', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"

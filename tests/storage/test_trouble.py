@@ -1,0 +1,412 @@
+"""When the file cannot be used: one clear sentence, nothing harmed, and the chat goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from storage.migrations import migrations
+from storage.records import Filter
+from storage.store import Store, StoreError
+from tests.storage.filling import CPU, run, turn
+
+ROOT = Path(__file__).parents[2]
+
+
+def wait_until(condition, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def integrity(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return connection.execute("PRAGMA integrity_check").fetchone()[0]
+
+
+def chat_goes_on(store: Store) -> tuple[str, str]:
+    """A whole turn, as the page does it, while the file cannot be written."""
+    conversation_id = store.start_conversation()
+    run(store, turn(store, conversation_id, "while in trouble"), "still answered")
+    messages = store.panel_messages(conversation_id, 0)
+    assert [message.content for message in messages] == ["while in trouble", "still answered"]
+    return conversation_id, store.trouble
+
+
+# --- disk full ---------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_stops_no_chat_and_nothing_is_lost(store):
+    """The page limit makes SQLite report exactly what a full disk makes it report."""
+    before = store.start_conversation("before")
+    run(store, turn(store, before))
+    with store.file.maintaining() as db:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+    long_prompt = "x" * 50_000
+    conversation_id = store.start_conversation("full")
+    run(store, turn(store, conversation_id, long_prompt), "reply while full")
+    assert "disk is full" in store.trouble
+    assert "wait in memory" in store.trouble
+    assert store.panel_messages(conversation_id, 0)[1].content == "reply while full"
+    with store.file.maintaining() as db:
+        db.execute("PRAGMA max_page_count = 1000000")
+    wait_until(lambda: store.trouble is None)
+    kept = store.conversation(conversation_id)
+    assert kept.turns[0].prompt == long_prompt
+    assert (kept.turns[0].runs[0].text, kept.turns[0].runs[0].status) == ("reply while full", "finished")
+    assert integrity(store.path) == "ok"
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A real file system of 1 MiB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = sys.platform == "linux" and shutil.which("mount")
+    if mounted:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
+            capture_output=True,
+            check=False,
+        )
+        mounted = done.returncode == 0
+    if not mounted:
+        pytest.skip("a small file system can only be mounted by root on Linux")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_really_full_disk(tiny_disk):
+    store = Store(tiny_disk / "arena.sqlite3")
+    first = store.start_conversation("first")
+    run(store, turn(store, first), "kept before")
+    ballast = tiny_disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as out:
+        while True:
+            out.write(b"x" * 4096)
+    for _ in range(40):
+        conversation_id, trouble = chat_goes_on(store)
+        if trouble:
+            break
+    assert "disk is full" in trouble or "disk reported an error" in trouble
+    ballast.unlink()
+    wait_until(lambda: store.trouble is None)
+    assert store.conversation(conversation_id).turns[0].runs[0].text == "still answered"
+    store.close()
+    assert integrity(tiny_disk / "arena.sqlite3") == "ok"
+    reopened = Store(tiny_disk / "arena.sqlite3")
+    assert reopened.conversation(first).turns[0].runs[0].text == "kept before"
+    reopened.close()
+
+
+# --- locked, read-only, corrupt ----------------------------------------------------------------------------
+
+
+def test_a_locked_database_stops_no_chat(store):
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    conversation_id, trouble = chat_goes_on(store)
+    assert "locked" in trouble
+    with pytest.raises(StoreError, match="locked"):
+        store.rename(conversation_id, "not now")
+    other.execute("ROLLBACK")
+    other.close()
+    wait_until(lambda: store.trouble is None)
+    assert store.conversation(conversation_id).turns[0].runs[0].text == "still answered"
+
+
+def test_what_waits_is_saved_at_the_end(tmp_path):
+    store = Store(tmp_path / "arena.sqlite3")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    conversation_id, _ = chat_goes_on(store)
+    other.execute("ROLLBACK")
+    other.close()
+    store.close()
+    reopened = Store(tmp_path / "arena.sqlite3")
+    assert reopened.conversation(conversation_id).turns[0].runs[0].text == "still answered"
+    reopened.close()
+
+
+@pytest.fixture
+def without_rights(tmp_path):
+    """Root may write anything: become somebody else for a while."""
+    if os.name != "posix":
+        pytest.skip("Windows has no modes")
+    root = os.getuid() == 0
+    if root:
+        for folder in [tmp_path, *tmp_path.parents[:-1]]:
+            folder.chmod(folder.stat().st_mode | 0o055)
+        os.seteuid(65534)
+    yield
+    if root:
+        os.seteuid(0)
+
+
+def read_only(path: Path, store_mode: int, folder_mode: int) -> None:
+    Store(path).close()
+    if os.getuid() == 0:
+        os.chown(path, 65534, 65534)
+        os.chown(path.parent, 65534, 65534)
+    path.chmod(store_mode)
+    path.parent.chmod(folder_mode)
+
+
+@pytest.mark.parametrize(("store_mode", "folder_mode"), [(0o400, 0o700), (0o600, 0o500), (0o000, 0o700)])
+def test_a_read_only_database_is_named(tmp_path, store_mode, folder_mode, request):
+    path = tmp_path / "data" / "arena.sqlite3"
+    if os.name == "posix":
+        read_only(path, store_mode, folder_mode)
+    request.getfixturevalue("without_rights")
+    content = path.read_bytes() if store_mode else None
+    with pytest.raises(StoreError) as refused:
+        Store(path)
+    assert "read-only" in str(refused.value) or "cannot be opened" in str(refused.value)
+    assert "--data-dir" in str(refused.value) or "writable" in str(refused.value)
+    assert content is None or path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", ["not a database", "torn header", "torn page"])
+def test_a_corrupt_file_is_named_and_kept(tmp_path, damage):
+    path = tmp_path / "arena.sqlite3"
+    store = Store(path)
+    for _ in range(30):
+        run(store, turn(store, store.start_conversation()), "reply " * 200)
+    store.close()
+    content = bytearray(path.read_bytes())
+    if damage == "not a database":
+        content = bytearray(b"Dear diary, " * 1000)
+    elif damage == "torn header":
+        content[:100] = os.urandom(100)
+    else:
+        content[4096:12288] = os.urandom(8192)
+    path.write_bytes(content)
+    with pytest.raises(StoreError) as refused:
+        Store(path)
+    assert "damaged or not a database" in str(refused.value)
+    assert "left as it is" in str(refused.value)
+    assert path.read_bytes() == content
+
+
+def test_another_programs_database_is_left_alone(tmp_path):
+    path = tmp_path / "arena.sqlite3"
+    Database(path)["recipes"].insert({"id": 1})
+    content = path.read_bytes()
+    with pytest.raises(StoreError, match="another program's"):
+        Store(path)
+    assert path.read_bytes() == content
+
+
+def test_a_folder_in_place_of_the_file(tmp_path):
+    (tmp_path / "arena.sqlite3").mkdir()
+    with pytest.raises(StoreError, match="cannot be opened"):
+        Store(tmp_path / "arena.sqlite3")
+
+
+# --- versions ----------------------------------------------------------------------------------------------
+
+
+def test_a_newer_versions_file_is_left_untouched(tmp_path):
+    path = tmp_path / "arena.sqlite3"
+    Store(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) "
+            "VALUES ('backend_arena', '999_far', 'x')"
+        )
+    content = path.read_bytes()
+    with pytest.raises(StoreError, match="newer version of Backend Arena"):
+        Store(path)
+    assert path.read_bytes() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["arena.sqlite3"]
+
+
+STEPS = [migration.name for migration in migrations.pending(Database(memory=True))]
+
+
+@pytest.mark.parametrize("version", range(1, len(STEPS)))
+def test_every_earlier_version_is_brought_up_to_date(tmp_path, version):
+    path = tmp_path / "arena.sqlite3"
+    older = Database(path)
+    migrations.apply(older, stop_before=STEPS[version])
+    older.conn.executescript(
+        """
+        INSERT INTO machines (id, name, facts, first_seen_at) VALUES ('m', 'desk', '{}', '2026-01-01');
+        INSERT INTO targets (id, engine, device, precision, model) VALUES ('t', 'e', 'CPU', 'int4', 'demo');
+        INSERT INTO conversations (id, title, created_at, updated_at) VALUES ('c', 'Old', '2026-01-01', '2026-01-01');
+        INSERT INTO turns (id, conversation_id, created_at, mode, settings, prompt)
+            VALUES ('u', 'c', '2026-01-01', 'together', '{}', 'an old prompt');
+        INSERT INTO runs (id, turn_id, panel, attempt, target_id, machine_id, contended, status, started_at, text,
+            token_offsets, first_token_us, last_token_us, output_tokens)
+            VALUES ('r', 'u', 0, 1, 't', 'm', 0, 'finished', '2026-01-01', 'an old reply',
+            x'00000186A00000030D40', 100000, 200000, 2);
+        """
+    )
+    older.close()
+    store = Store(path)
+    assert store.conversation("c").turns[0].runs[0].text == "an old reply"
+    assert store.conversations(Filter(query="old")).total == 1
+    with store.file.reading() as db:
+        assert db.execute("SELECT ttft_s, decode_tok_s FROM run_metrics").fetchall() == [(0.1, 10.0)]
+        assert db.execute("SELECT offset_s FROM token_times").fetchall() == [(0.1,), (0.2,)]
+    (backup,) = store.file.backups()
+    assert f"before-{STEPS[version]}" in backup.name
+    if os.name == "posix":
+        assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    assert [each.name for each in migrations.applied(Database(backup))] == STEPS[:version]
+    assert integrity(path) == integrity(backup) == "ok"
+    store.close()
+
+
+def test_a_failed_migration_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "arena.sqlite3"
+    older = Database(path)
+    migrations.apply(older, stop_before=STEPS[1])
+    older["turns_fts"].insert({"in_the_way": 1})
+    older.close()
+    with pytest.raises(StoreError):
+        Store(path)
+    assert [each.name for each in migrations.applied(Database(path))] == STEPS[:1]
+    assert Database(path)["turns_fts"].exists()
+
+
+# --- several apps, sudden ends -----------------------------------------------------------------------------
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from storage.store import Store
+from tests.storage.filling import run, turn, CPU, metrics
+store = Store(Path(sys.argv[1]))
+conversation_id = store.start_conversation(sys.argv[2])
+print("ready", flush=True)
+number = 0
+while len(sys.argv) < 4 or number < int(sys.argv[3]):
+    turn_id = turn(store, conversation_id, f"prompt {number}")
+    run(store, turn_id, f"reply {number} " * 50)
+    growing = store.start_run(turn_id, 1, CPU, machine={}, contended=False)
+    store.save_partial(growing, f"part {number}", (0.1, 0.2))
+    print(number, flush=True)
+    number += 1
+store.close()
+"""
+
+
+def writer(path: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_kill_9_a_hundred_times_loses_nothing_finished(tmp_path):
+    """Forked writers save a hundred interpreter starts; each reports what it finished before it was killed."""
+    if not hasattr(os, "fork"):
+        pytest.skip("fork makes a hundred writers affordable, and Windows has none")
+    path = tmp_path / "arena.sqlite3"
+    Store(path).close()
+    finished = 0
+    for attempt in range(100):
+        reported = _killed_writer(path, delay_s=0.002 + 0.0007 * attempt)
+        finished += reported
+    store = Store(path)
+    assert integrity(path) == "ok"
+    interrupted = store.mark_interrupted()
+    with store.file.reading() as db:
+        (done,) = db.execute("SELECT count(*) FROM runs WHERE status = 'finished'").fetchone()
+        (running,) = db.execute("SELECT count(*) FROM runs WHERE status = 'running'").fetchone()
+        (partial,) = db.execute(
+            "SELECT count(*) FROM runs WHERE status = 'interrupted' AND text IS NULL"
+        ).fetchone()
+    assert finished <= done <= finished + 100, "a run that was reported as finished is missing"
+    assert finished > 100, "the writers were killed before they wrote anything"
+    assert running == 0
+    assert interrupted > 0
+    assert partial <= 200
+    with store.file.writing() as db:
+        for table in ("turns", "runs"):  # raises when the index and the texts differ
+            db.execute(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('integrity-check')")
+    store.close()
+
+
+def _killed_writer(path: Path, delay_s: float) -> int:
+    """Fork a writer, kill it after a while of writing; returns how many finished runs it reported."""
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        with contextlib.suppress(BaseException):
+            store = Store(path)
+            conversation_id = store.start_conversation("killed")
+            os.write(write_end, b"r")
+            while True:
+                turn_id = turn(store, conversation_id, "prompt")
+                run(store, turn_id, "reply " * 50)
+                os.write(write_end, b"f")
+                growing = store.start_run(turn_id, 1, CPU, machine={}, contended=False)
+                store.save_partial(growing, "part", (0.1, 0.2))
+        os._exit(1)
+    os.close(write_end)
+    reports = os.read(read_end, 1)
+    time.sleep(delay_s)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    while chunk := os.read(read_end, 65536):
+        reports += chunk
+    os.close(read_end)
+    return reports.count(b"f")
+
+
+def test_two_apps_write_one_history(tmp_path):
+    path = tmp_path / "arena.sqlite3"
+    writers = [writer(path, f"app {number}", "60") for number in range(2)]
+    store = Store(path)
+    for process in writers:
+        process.communicate(timeout=60)
+    assert [process.returncode for process in writers] == [0, 0]
+    page = store.conversations()
+    assert sorted(summary.title for summary in page.summaries) == ["app 0", "app 1"]
+    assert [summary.turns for summary in page.summaries] == [60, 60]
+    assert store.trouble is None
+    assert integrity(path) == "ok"
+    store.close()
+
+
+def test_two_apps_may_create_the_file_at_once(tmp_path):
+    processes = [writer(tmp_path / "arena.sqlite3", "x", "1") for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+
+
+def test_many_threads_share_a_store(store):
+    conversation_id = store.start_conversation()
+    errors = []
+
+    def work(panel: int) -> None:
+        try:
+            for number in range(15):
+                run(store, turn(store, conversation_id, f"{panel} {number}"), panel=panel)
+                store.panel_messages(conversation_id, panel)
+                store.conversations()
+        except Exception as error:  # noqa: BLE001 (whatever it is, the test tells)
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(panel,)) for panel in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(store.conversation(conversation_id).turns) == 90
