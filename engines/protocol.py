@@ -137,6 +137,8 @@ class GenerationRequest:
     seed: int | None = None
     ignore_eos: bool = False
     """Generate exactly max_new_tokens: for measuring with a fixed output length."""
+    reuse_kv_cache: bool = True
+    """False: compute the whole prompt, whatever is kept from the turn before; for measuring."""
     continue_reply: bool = False
     """The last message is an assistant's that is to be carried on, not answered."""
 
