@@ -1,0 +1,98 @@
+/* What the page does in the browser itself: follow growing replies, Esc, copy, light and dark, dropped files, address. */
+(() => {
+  if (window.backendArena) return;
+  const near = 48; // px from the end that still count as "at the end"
+  const followed = new WeakSet();
+
+  function follow(box) {
+    if (followed.has(box)) return;
+    followed.add(box);
+    let pinned = true;
+    box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", `Conversation of panel ${box.id.split("-")[1]}`);
+    box.addEventListener("scroll", () => {
+      pinned = box.scrollHeight - box.scrollTop - box.clientHeight < near;
+    }, { passive: true });
+    const down = () => { if (pinned) box.scrollTop = box.scrollHeight; };
+    new MutationObserver(down).observe(box, { childList: true, subtree: true, characterData: true });
+    box.addEventListener("toggle", () => { pinned = false; }, true);
+    down();
+  }
+
+  function announceRegion() {
+    const region = document.getElementById("announce");
+    if (region && !region.hasAttribute("aria-live")) {
+      region.setAttribute("aria-live", "polite");
+      region.setAttribute("role", "status");
+    }
+  }
+
+  function look() {
+    document.querySelectorAll(".panel-scroll").forEach(follow);
+    announceRegion();
+  }
+
+  async function copy(button, text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      button.dataset.said = button.dataset.said || button.textContent;
+      button.firstChild.textContent = "Copied";
+    } catch {
+      button.firstChild.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => { button.firstChild.textContent = "Copy"; }, 1500);
+  }
+
+  function setDark(dark) {
+    document.body.classList.toggle("dark", dark);
+    try { localStorage.setItem("backend-arena-theme", dark ? "dark" : "light"); } catch { /* private window */ }
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.id === "theme-switch") setDark(!document.body.classList.contains("dark"));
+    else if (button.classList.contains("copy-code")) copy(button, button.closest(".md-code").querySelector("code").textContent);
+    else if (button.classList.contains("copy-reply")) copy(button, button.closest(".reply").querySelector("template").content.textContent);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (event.target.closest && event.target.closest("[role=listbox], .options-list, [aria-expanded=true]")) return;
+    if (document.querySelector(".now .growing")) document.getElementById("stop-all")?.click();
+  });
+
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      const composer = event.target.closest?.(".composer");
+      document.querySelector(".composer")?.classList.toggle("dropping", kind === "dragover" && !!composer);
+      if (!composer || !event.dataTransfer?.types?.includes("Files")) return;
+      event.preventDefault();
+      if (kind !== "drop" || !event.dataTransfer.files.length) return;
+      const input = composer.querySelector("input[type=file]");
+      if (!input) return;
+      const files = new DataTransfer();
+      files.items.add(event.dataTransfer.files[0]);
+      input.files = files.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    });
+  }
+
+  window.backendArena = {
+    showConversation(id) {
+      const url = new URL(window.location.href);
+      if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
+      if (url.href !== window.location.href) window.history.replaceState(null, "", url);
+    },
+  };
+
+  function start() {
+    let theme = null;
+    try { theme = localStorage.getItem("backend-arena-theme"); } catch { /* private window */ }
+    if (theme && !new URLSearchParams(location.search).has("__theme")) setDark(theme === "dark");
+    look();
+    new MutationObserver(look).observe(document.body, { childList: true, subtree: true });
+  }
+  if (document.body) start(); else document.addEventListener("DOMContentLoaded", start);
+})();

@@ -1,0 +1,52 @@
+"""The follower: one generator per tab that shows what changes while replies run.
+
+It paints about ten times a second as long as something runs in the tab's conversation and ends with the last reply,
+so a waiting page costs nothing. A newer follower of the same tab takes over from an older one. It is asynchronous:
+a hundred open tabs hold no threads. Painting itself happens in a thread, away from the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from ui.compare_page import Desk, Page, Painter
+
+TICK_S = 0.1
+HEARTBEAT_S = 0.4
+"""Something is sent at least this often, so that a closed browser is noticed."""
+
+
+class Follower:
+    def __init__(self, desk: Desk, painter: Painter):
+        self._desk, self._painter = desk, painter
+
+    async def follow(self, page: Page) -> AsyncIterator[list[Any]]:
+        """Paint until nothing runs any more, or a newer follower has taken over."""
+        mine = self._desk.pages.new_follower(page)
+        sent_at = 0.0
+        while page.follower == mine:
+            started = time.monotonic()
+            running = await asyncio.to_thread(self._something_runs, page)
+            updates = await asyncio.to_thread(self._painter.paint, page)
+            if page.follower != mine:
+                return
+            changed = any(not _is_skip(update) for update in updates)
+            if changed or not running or started - sent_at > HEARTBEAT_S:
+                sent_at = started
+                yield updates
+            if not running:
+                return
+            await asyncio.sleep(max(0.02, TICK_S - (time.monotonic() - started)))
+
+    def _something_runs(self, page: Page) -> bool:
+        talk = self._desk.talk(page)
+        return bool(talk and talk.running())
+
+
+def _is_skip(update: Any) -> bool:
+    return update == gr.skip()
