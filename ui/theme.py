@@ -85,7 +85,6 @@ def theme() -> gr.themes.Base:
         "border_color_primary": "var(--ba-line)",
         "border_color_accent": "var(--ba-accent)",
         "border_color_accent_subdued": "var(--ba-line)",
-        "color_accent": "var(--ba-accent)",
         "color_accent_soft": "var(--ba-accent-soft)",
         "link_text_color": "var(--ba-accent)",
         "link_text_color_hover": "var(--ba-accent-strong)",
@@ -141,6 +140,7 @@ def theme() -> gr.themes.Base:
     return base.set(
         **both,
         **{f"{name}_dark": value for name, value in both.items()},
+        color_accent="var(--ba-accent)",
         block_border_width="1px",
         block_shadow="none",
         block_padding="10px 12px",
