@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -308,8 +308,8 @@ def run_document(view: RunView) -> dict[str, Any]:
 # --- the command line --------------------------------------------------------------------------------------
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; every command takes --data-dir before or after its name."""
+def _common() -> argparse.ArgumentParser:
+    """Options every command takes; made anew for each parser, because `set_defaults` changes shared ones."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data-dir", type=Path, default=argparse.SUPPRESS, help="folder for models, the log and caches"
@@ -319,10 +319,15 @@ def parser() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="Python 3.11 or 3.12 to build the Intel NPU environment with",
     )
+    return common
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every command takes --data-dir before or after its name."""
     main_parser = argparse.ArgumentParser(
         prog="app.py",
         description="One prompt, every local backend, side by side. Without a command: serve the page.",
-        parents=[common],
+        parents=[_common()],
     )
     main_parser.set_defaults(run=serve, data_dir=default_data_dir(), python=None)
     main_parser.add_argument(
@@ -333,7 +338,7 @@ def parser() -> argparse.ArgumentParser:
     )
     main_parser.add_argument("--password", help="for visitors from other machines; made up when not given")
     main_parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
-    commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_with(common))
+    commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_make_command)
     _add_doctor(commands)
     _add_run(commands)
     for command_line in (models_cli, history_cli, setup_cli):
@@ -341,11 +346,8 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def _with(common: argparse.ArgumentParser) -> Callable[..., argparse.ArgumentParser]:
-    def make(**options: Any) -> argparse.ArgumentParser:
-        return argparse.ArgumentParser(**{**options, "parents": [*options.get("parents", ()), common]})
-
-    return make
+def _make_command(**options: Any) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(**{**options, "parents": [*options.get("parents", ()), _common()]})
 
 
 def _add_doctor(commands: Any) -> None:
