@@ -262,6 +262,12 @@ class Build:
                 f"Setting up {title} failed: the package index could not be reached.",
                 f"Check the network connection (or pip's index and proxy settings). {self._again}",
             )
+        if "ensurepip is not" in text:
+            major, minor, _micro = self._base.version
+            return SetUpError(
+                f"{self._base.executable} cannot make virtual environments: its venv package is missing.",
+                f"Install it (Debian, Ubuntu: sudo apt install python{major}.{minor}-venv), then run it again.",
+            )
         nowhere = re.findall(r"No matching distribution found for (\S+)", text)
         if nowhere:
             return SetUpError(

@@ -27,6 +27,7 @@ from engines.protocol import Progress
 MAIN = "main"
 _MARKER = "complete.json"
 _STAGE = "set-up"
+_OTHERS = "Choose one of the other engines."
 
 
 class SetUpError(EngineError):
@@ -254,11 +255,12 @@ class Environments:
 
     def _base_interpreter(self, spec: EnvironmentSpec) -> Interpreter:
         if sys.platform not in spec.platforms:
-            raise UnavailableError(f"{spec.title} exists for Windows and Linux only.", None)
+            raise UnavailableError(f"{spec.title} exists for Windows and Linux only.", _OTHERS)
         base = find_interpreter(spec.pythons, self._python, spec.title)
         if base.machine.lower() not in spec.machines:
             raise UnavailableError(
-                f"{spec.title} exists for x86-64 processors only; this Python is for {base.machine}.", None
+                f"{spec.title} exists for x86-64 processors only; this Python is for {base.machine}.",
+                _OTHERS,
             )
         return base
 
