@@ -270,6 +270,7 @@ def _lower(folder: Path, precision: str, torch: Any) -> Any:
             return npu_lib.NPUModelForCausalLM.from_pretrained(
                 str(folder),
                 CompilerConfig(dtype=dtype),
+                transformers_class=_Untied,
                 export=False,
                 attn_implementation="sdpa",
                 torch_dtype=torch.float16,
@@ -279,6 +280,25 @@ def _lower(folder: Path, precision: str, torch: Any) -> Any:
         if isinstance(error, RuntimeError) and "memory" in str(error).lower():
             raise OutOfMemoryError(f"Loading ran out of memory: {str(error)[:200]}", _SMALLER) from error
         raise ModelError(f"The library cannot load this model: {str(error)[:300]}", _PHI_ONLY) from error
+
+
+class _Untied:
+    """What the library calls to load the weights: the head gets its own copy of a shared embedding.
+
+    neural-compressor quantises the head's weights in place, which turns the embedding of a model that ties
+    the two into integers, and every reply into garbage.
+    """
+
+    @staticmethod
+    def from_pretrained(*args: Any, **kwargs: Any) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(*args, **kwargs)
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        if head is not None and head.weight is embedding.weight:
+            head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        return model
 
 
 _SMALLER = "Close other programs, unload other panels, or choose a smaller model."
