@@ -1,0 +1,22 @@
+"""How much of a kept KV cache a new prompt can use.
+
+Every engine that keeps its KV cache between turns compares token ids, never text: what the cache was built from
+against the new prompt. The last prompt token is always computed again, because its logits choose the first
+token of the reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def reusable_tokens(kept: Sequence[int], prompt: Sequence[int], switch: int | None = None) -> int:
+    """Length of the longest common prefix of `kept` and `prompt`, at most `len(prompt) - 1`.
+
+    `switch` is the length above which the model's position factors change (`loading.rope_switch`): nothing is
+    reusable when what is kept and the prompt lie on different sides of it.
+    """
+    if switch is not None and (len(kept) > switch) != (len(prompt) > switch):
+        return 0
+    limit = min(len(kept), len(prompt) - 1)
+    return next((i for i in range(limit) if kept[i] != prompt[i]), limit)

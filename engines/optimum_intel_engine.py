@@ -1,0 +1,201 @@
+"""optimum-intel: Hugging Face's way to run OpenVINO models, `OVModelForCausalLM`, with PyTorch tensors around them.
+
+The model is stateful: its KV cache lives in the inference request. Passing `past_key_values=((),)` tells it to go on
+from that state, so a follow-up turn feeds only its new tokens; where the new prompt departs from what is kept,
+the state tensors are cut to the common prefix first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.engine import Engine, GenerationReport, LoadReport, OnProgress, OnToken, UnavailableError
+from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+
+SPEC = EngineSpec(
+    name="optimum-intel",
+    title="Optimum Intel",
+    module="engines.optimum_intel_engine",
+    devices=("CPU", "GPU", "AUTO"),
+    precisions=("int4", "int8", "fp16"),
+    model_format="openvino",
+    reuses_kv_cache=True,
+    homepage="https://github.com/huggingface/optimum-intel",
+)
+_FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
+_SEQUENCE_AXIS = 2
+"""Of a state tensor, shape (batch, heads, tokens, head size)."""
+_CONTINUE = ((),)
+"""`past_key_values` that means: go on from the request's own state."""
+
+
+def device_properties(device: str, cache_dir: str) -> dict[str, str]:
+    """OpenVINO properties for one chat at a time, as this library takes them."""
+    properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": cache_dir}
+    if device == "AUTO":
+        del properties["NUM_STREAMS"]  # a property of the device AUTO picks, not of AUTO
+    if device == "CPU":
+        # See openvino_genai_engine: with compressed weights f32 decodes faster than the bf16 default.
+        properties["INFERENCE_PRECISION_HINT"] = "f32"
+    return properties
+
+
+class OptimumIntelEngine(Engine):
+    spec = SPEC
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._kept: list[int] = []
+        """Token ids whose keys and values are in the request's state, in order."""
+        self._switch: int | None = None
+
+    def probe(self) -> Availability:
+        from importlib.util import find_spec
+
+        from engines.loading import first_sentence, versions
+
+        found = versions("optimum-intel", "optimum", "openvino", "transformers", "torch")
+        remedy = "pip install optimum-intel openvino"
+        if "optimum-intel" not in found or find_spec("optimum.intel") is None:
+            reason = "The package optimum-intel is not installed."
+            return Availability(False, versions=found, reason=reason, remedy=remedy)
+        try:
+            from engines.openvino_devices import list_devices
+
+            devices = list_devices(SPEC.devices)
+        except Exception as error:  # noqa: BLE001 - a probe never raises
+            reason = f"OpenVINO cannot be loaded: {first_sentence(error)}"
+            return Availability(False, versions=found, reason=reason, remedy=remedy)
+        return Availability(any(status.ok for status in devices), devices, found)
+
+    def load(
+        self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
+    ) -> LoadReport:
+        from engines import loading, openvino_devices
+
+        folder = Path(model.path)
+        openvino_devices.require_device(target.device, SPEC.devices)
+        loading.require_files(folder, _FILES, SPEC.title)
+        config = loading.read_config(folder)
+        try:
+            from optimum.intel.openvino import OVModelForCausalLM
+        except ImportError as error:
+            raise UnavailableError(
+                f"optimum-intel cannot be loaded: {error}.", "pip install optimum-intel openvino"
+            ) from error
+        on_progress(Progress("compile", f"Compiling for {target.device}"))
+        properties = device_properties(target.device, cache_dir)
+        try:
+            self._model = OVModelForCausalLM.from_pretrained(
+                str(folder),
+                device=target.device,
+                ov_config=properties,
+                export=False,
+                compile=False,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+            started = time.perf_counter()
+            self._model.compile()
+        except Exception as error:
+            raise loading.load_error(error, folder, SPEC.title) from error
+        compile_s = time.perf_counter() - started
+        self._switch = loading.rope_switch(config)
+        device, details = openvino_devices.describe(target.device, properties)
+        details |= {"stateful": bool(self._model.stateful), "torch_threads": _torch_threads()}
+        return LoadReport(device, loading.context_tokens(config), compile_s, details)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        request: GenerationRequest,
+        stop_ids: frozenset[int],
+        on_token: OnToken,
+    ) -> GenerationReport:
+        from engines.loading import generation_error
+
+        try:
+            cached = self._cut_state(prompt_ids) if request.reuse_kv_cache else 0
+            self._decode(list(prompt_ids), cached, request, stop_ids, on_token)
+        except Exception as error:
+            self._kept = []
+            raise generation_error(error, SPEC.title) from error
+        return GenerationReport(cached)
+
+    def _decode(
+        self,
+        ids: list[int],
+        cached: int,
+        request: GenerationRequest,
+        stop_ids: frozenset[int],
+        on_token: OnToken,
+    ) -> None:
+        """The token loop; `ids` grows from the prompt by the reply, `cached` of them are in the state."""
+        import torch
+
+        from engines.torch_decoding import TokenChooser
+
+        chooser = TokenChooser(request)
+        for remaining in range(request.max_new_tokens, 0, -1):
+            if self._switch is not None and cached <= self._switch < len(ids):
+                cached = 0  # LongRoPE changes its factors here: the keys so far are of no use
+            logits = self._forward(ids, cached)
+            cached = len(ids)
+            token_id = chooser.choose(logits, torch.tensor([ids]) if chooser.needs_ids else None)
+            ids.append(token_id)
+            if not on_token(token_id) or (token_id in stop_ids and not request.ignore_eos) or remaining == 1:
+                return
+
+    def _forward(self, ids: Sequence[int], cached: int) -> Any:
+        """Logits of the last of `ids`, shape (1, vocab), given that the state holds the first `cached`."""
+        import torch
+
+        self._kept = []  # until the call has succeeded nothing is known about the state
+        with torch.no_grad():
+            output = self._model(
+                input_ids=torch.tensor([ids[cached:]]),
+                attention_mask=torch.ones((1, len(ids)), dtype=torch.int64),
+                past_key_values=_CONTINUE if cached else None,
+            )
+        self._kept = list(ids)
+        return output.logits[:, -1]
+
+    def _cut_state(self, prompt_ids: Sequence[int]) -> int:
+        """Cut the request's state to its common prefix with the prompt; returns how many tokens stay."""
+        from engines.kept_cache import reusable_tokens
+
+        if not self._model.stateful:
+            return 0
+        keep = reusable_tokens(self._kept, prompt_ids, self._switch)
+        if 0 < keep < len(self._kept) and not self._cut(keep):
+            keep = 0
+        return keep
+
+    def _cut(self, keep: int) -> bool:
+        """Cut every state tensor to `keep` tokens; False if this model's state is not a plain KV cache."""
+        import numpy as np
+        import openvino
+
+        kept, self._kept = self._kept, []
+        states = self._model.request.query_state()
+        for state in states:
+            tensor = state.state
+            if len(tensor.shape) != 4 or tensor.shape[_SEQUENCE_AXIS] != len(kept):
+                return False
+        for state in states:
+            state.state = openvino.Tensor(np.ascontiguousarray(state.state.data[:, :, :keep, :]))
+        self._kept = kept[:keep]
+        self._model._past_length = keep
+        return True
+
+
+def _torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+ENGINE = OptimumIntelEngine

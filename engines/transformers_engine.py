@@ -1,0 +1,246 @@
+"""transformers: the reference implementation, PyTorch with the model's own weights, unquantised.
+
+The KV cache is a `DynamicCache` that this engine owns: it lives on between turns and is cropped to what the next
+prompt shares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.engine import Engine, GenerationReport, LoadReport, OnProgress, OnToken, UnavailableError
+from engines.protocol import (
+    Availability,
+    DeviceStatus,
+    EngineSpec,
+    GenerationRequest,
+    PreparedModel,
+    Progress,
+    Target,
+)
+
+SPEC = EngineSpec(
+    name="transformers",
+    title="Transformers",
+    module="engines.transformers_engine",
+    devices=("CPU", "CUDA", "XPU"),
+    precisions=("bf16", "fp32"),
+    model_format="safetensors",
+    reuses_kv_cache=True,
+    homepage="https://github.com/huggingface/transformers",
+)
+_REMEDIES = {
+    "CUDA": "Use a machine with an NVIDIA GPU and install the CUDA build of PyTorch (pytorch.org).",
+    "XPU": "Use a machine with an Intel GPU and install the XPU build of PyTorch (pytorch.org).",
+}
+
+
+class TransformersEngine(Engine):
+    spec = SPEC
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._device = "cpu"
+        self._cache: Any = None
+        self._kept: list[int] = []
+        """Token ids whose keys and values are in the cache, in order."""
+        self._extra: dict[str, Any] = {}
+        """Arguments of every forward call that not every architecture takes."""
+        self._switch: int | None = None
+
+    def probe(self) -> Availability:
+        from engines.loading import first_sentence, versions
+
+        found = versions("transformers", "torch")
+        remedy = "pip install transformers torch"
+        if "transformers" not in found:
+            reason = "The package transformers is not installed."
+            return Availability(False, versions=found, reason=reason, remedy=remedy)
+        try:
+            devices = _devices()
+        except Exception as error:  # noqa: BLE001 - a probe never raises
+            reason = f"PyTorch cannot be loaded: {first_sentence(error)}"
+            return Availability(False, versions=found, reason=reason, remedy=remedy)
+        return Availability(any(status.ok for status in devices), devices, found)
+
+    def load(
+        self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
+    ) -> LoadReport:
+        from engines import loading
+
+        folder = Path(model.path)
+        device = _require_device(target.device)
+        loading.require_files(folder, ("config.json",), SPEC.title)
+        config = loading.read_config(folder)
+        _require_weights(folder)
+        import torch
+
+        torch.set_num_threads(loading.physical_cores())
+        self._device = target.device.lower()
+        on_progress(Progress("load", f"Loading the weights onto {target.device}"))
+        try:
+            self._model = _load_model(folder, target.precision, self._device)
+        except Exception as error:
+            raise loading.load_error(error, folder, SPEC.title) from error
+        self._extra = _optional_arguments(self._model)
+        self._switch = loading.rope_switch(config)
+        details = {
+            "attention_backend": getattr(self._model.config, "_attn_implementation", None),
+            "inference_precision": str(self._model.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads() if self._device == "cpu" else None,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability() if self._device == "cpu" else None,
+        }
+        where = f"{str(self._model.device).upper()} ({device.title})"
+        return LoadReport(where, loading.context_tokens(config), None, details)
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        request: GenerationRequest,
+        stop_ids: frozenset[int],
+        on_token: OnToken,
+    ) -> GenerationReport:
+        from engines.loading import generation_error
+
+        stops = frozenset() if request.ignore_eos else stop_ids
+        try:
+            cached = self._crop_cache(prompt_ids) if request.reuse_kv_cache else 0
+            self._decode(list(prompt_ids), cached, request, stops, on_token)
+        except Exception as error:
+            self._forget()
+            raise generation_error(error, SPEC.title) from error
+        return GenerationReport(cached)
+
+    def _decode(
+        self,
+        ids: list[int],
+        cached: int,
+        request: GenerationRequest,
+        stop_ids: frozenset[int],
+        on_token: OnToken,
+    ) -> None:
+        """The token loop; `ids` grows from the prompt by the reply, `cached` of them are in the cache."""
+        import torch
+
+        from engines.torch_decoding import TokenChooser
+
+        chooser = TokenChooser(request, self._device)
+        for _ in range(request.max_new_tokens):
+            if self._switch is not None and cached <= self._switch < len(ids):
+                cached = 0  # LongRoPE changes its factors here: the keys so far are of no use
+            logits = self._forward(ids, cached)
+            cached = len(ids)
+            so_far = torch.tensor([ids], device=self._device) if chooser.needs_ids else None
+            token_id = chooser.choose(logits, so_far)
+            ids.append(token_id)
+            if not on_token(token_id) or token_id in stop_ids:
+                return
+
+    def _forward(self, ids: Sequence[int], cached: int) -> Any:
+        """Logits of the last of `ids`, shape (1, vocab), given that the cache holds the first `cached`."""
+        import torch
+        from transformers import DynamicCache
+
+        if not cached:
+            self._cache = DynamicCache(config=self._model.config)
+        self._kept = []  # until the call has succeeded nothing is known about the cache
+        with torch.inference_mode():
+            output = self._model(
+                input_ids=torch.tensor([ids[cached:]], device=self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+                **self._extra,
+            )
+        self._kept = list(ids)
+        return output.logits[:, -1]
+
+    def _crop_cache(self, prompt_ids: Sequence[int]) -> int:
+        """Crop the cache to its common prefix with the prompt; returns how many tokens stay."""
+        from engines.kept_cache import reusable_tokens
+
+        keep = reusable_tokens(self._kept, prompt_ids, self._switch)
+        if 0 < keep < len(self._kept):
+            try:
+                self._cache.crop(keep)
+            except (ValueError, RuntimeError):  # a sliding window has forgotten what we would need
+                keep = 0
+        if self._cache is not None and self._cache.get_seq_length() != keep:
+            keep = 0
+        return keep
+
+    def _forget(self) -> None:
+        self._cache, self._kept = None, []
+
+
+def _load_model(folder: Path, precision: str, device: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype={"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision],
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    return model.eval().to(device)
+
+
+def _optional_arguments(model: Any) -> dict[str, Any]:
+    """Ask for the last token's logits only, where the architecture can: a prompt's others are never used."""
+    import inspect
+
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+
+
+def _require_weights(folder: Path) -> None:
+    """Raise ModelError for a folder without whole safetensors files, before PyTorch reads gigabytes of it."""
+    from engines.engine import ModelError
+    from engines.model_files import read_safetensors_header
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"{folder} is not a model for {SPEC.title}: it has no *.safetensors file.", "Get the model again."
+        )
+    for path in files:
+        read_safetensors_header(path)
+
+
+def _devices() -> tuple[DeviceStatus, ...]:
+    import torch
+
+    from engines.loading import processor_name
+
+    fast_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.enabled else False
+    on_cpu = ("bf16", "fp32") if fast_bf16 else ("fp32", "bf16")
+    statuses = [DeviceStatus("CPU", ok=True, title=processor_name(), precisions=on_cpu)]
+    for name, module in (("CUDA", torch.cuda), ("XPU", torch.xpu)):
+        if module.is_available():
+            statuses.append(DeviceStatus(name, ok=True, title=module.get_device_name(0)))
+        else:
+            reason = f"PyTorch {torch.__version__} finds no {name} device."
+            statuses.append(DeviceStatus(name, ok=False, reason=reason, remedy=_REMEDIES[name]))
+    return tuple(statuses)
+
+
+def _require_device(device: str) -> DeviceStatus:
+    """The status of `device`; raises UnavailableError unless it can be used here."""
+    try:
+        statuses: Mapping[str, DeviceStatus] = {status.device: status for status in _devices()}
+    except ImportError as error:
+        raise UnavailableError(
+            f"PyTorch cannot be loaded: {error}.", "pip install transformers torch"
+        ) from error
+    status = statuses.get(device)
+    if status is not None and status.ok:
+        return status
+    here = ", ".join(f"{known.device} ({known.title})" for known in statuses.values() if known.ok)
+    reason = status.reason if status else f"PyTorch knows no device {device}."
+    raise UnavailableError(f"{reason} Usable here: {here}.", status.remedy if status else None)
+
+
+ENGINE = TransformersEngine
