@@ -85,7 +85,7 @@ def now() -> str:
 
 
 def timestamp(moment: datetime) -> str:
-    """A moment as the database spells it."""
+    """A moment as the database spells it; one without a time zone is local."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 

@@ -8,9 +8,10 @@ found by reading the texts.
 from __future__ import annotations
 
 import re
+from datetime import date, datetime, timedelta
 from typing import Any
 
-from storage.codec import readable
+from storage.codec import readable, timestamp
 from storage.records import Filter
 
 Condition = tuple[str, list[Any]]
@@ -76,13 +77,18 @@ def of_run(where: Filter) -> Condition:
             values.append(value)
     if where.since is not None:
         parts.append("r.started_at >= ?")
-        values.append(where.since)
+        values.append(_start_of(where.since))
     if where.until is not None:
-        parts.append("r.started_at < date(?, '+1 day')")
-        values.append(where.until)
+        parts.append("r.started_at < ?")
+        values.append(_start_of(where.until, days=1))
     if where.vote is not None:
         parts.append(_VOTES[where.vote])
     return " AND ".join(parts), values
+
+
+def _start_of(day: str, days: int = 0) -> str:
+    """When a day (or the one so many days later) begins here, as the database spells moments."""
+    return timestamp(datetime.combine(date.fromisoformat(day) + timedelta(days=days), datetime.min.time()))
 
 
 _VOTES = {

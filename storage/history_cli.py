@@ -77,8 +77,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vote", choices=VOTES, help="of the turn; won: by a run that fits the other filters"
     )
-    parser.add_argument("--since", type=_day, metavar="YYYY-MM-DD", help="first day, UTC")
-    parser.add_argument("--until", type=_day, metavar="YYYY-MM-DD", help="last day, UTC")
+    parser.add_argument("--since", type=_day, metavar="YYYY-MM-DD", help="first day")
+    parser.add_argument("--until", type=_day, metavar="YYYY-MM-DD", help="last day")
 
 
 def _filter(arguments: argparse.Namespace) -> Filter:

@@ -154,7 +154,8 @@ class Page:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which conversations or runs; None lets everything through. Dates are `YYYY-MM-DD`, UTC, both included."""
+    """Which conversations or runs; None lets everything through. Days are
+    `YYYY-MM-DD` by this PC's clock, both included."""
 
     query: str | None = None
     engine: str | None = None
