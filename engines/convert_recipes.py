@@ -111,6 +111,16 @@ def recipe_for(
     raise ModelError(f"There is no converter for the format “{model_format}”.")
 
 
+def can_make(model_format: str, precision: str, device: str) -> bool:
+    """Whether a format exists in this precision for this device."""
+    if model_format == OPENVINO:
+        return precision in _OPENVINO_PRECISIONS
+    if model_format == ONNXRUNTIME_GENAI:
+        provider = _ORT_PROVIDERS.get(device.split(".")[0].upper(), "")
+        return precision in _ORT_PRECISIONS.get(provider, ())
+    return model_format == SAFETENSORS
+
+
 def _openvino(precision: str, device: str, facts: ModelFacts) -> Recipe:
     _require(precision, _OPENVINO_PRECISIONS, "OpenVINO")
     options: dict[str, Any] = {"task": "text-generation-with-past", "weight_format": precision}

@@ -84,7 +84,7 @@ class Inventory:
         here: dict[str, Choice] = {}
         for entry in self.installed():
             known = catalogue.find(entry.model)
-            title = known.title if known else _short(entry.model)
+            title = "Demo" if entry.kind == "bundled" else known.title if known else _short(entry.model)
             note = "bundled, tiny" if entry.kind == "bundled" else "on this computer"
             here.setdefault(entry.model.lower(), Choice(entry.model, title, note))
         absent = (

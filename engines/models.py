@@ -415,6 +415,13 @@ class ModelLibrary:
         """Every model folder on this computer, with format, size and place."""
         return self.inventory.installed()
 
+    def latest_log(self, characters: int = 20_000) -> str:
+        """The end of the newest log of a download or conversion."""
+        logs = sorted((self._models_dir / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+        if not logs:
+            return "Nothing has been downloaded or converted yet."
+        return f"{logs[-1]}\n\n{logs[-1].read_text(encoding='utf-8', errors='replace')[-characters:]}"
+
     def import_folder(self, folder: Path) -> Installed:
         """Offer a folder on disk as a model; it stays where it is. Raises ModelError saying what it lacks."""
         return self.inventory.import_folder(folder)
