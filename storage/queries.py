@@ -136,6 +136,15 @@ def choices(db: Database) -> dict[str, tuple[str, ...]]:
     return {**found, "machine": tuple(row[0] for row in names)}
 
 
+def used_targets(db: Database) -> tuple[Target, ...]:
+    """Targets that have finished runs, the most used first."""
+    found = db.execute(
+        "SELECT engine, device, precision, model FROM targets g JOIN runs r ON r.target_id = g.id "
+        "WHERE r.status = 'finished' GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC, 1, 2, 3, 4"
+    )
+    return tuple(Target(*row) for row in found)
+
+
 def ids_ending(db: Database, ending: str) -> tuple[str, ...]:
     """Ids of the conversations whose id ends so."""
     ending = ending.upper()

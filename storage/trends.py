@@ -44,6 +44,7 @@ class Mark:
 
     at: str
     changes: tuple[str, ...]
+    machine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def trend(db: Database, where: Filter, metric: str, *, buckets: int = 60) -> Tre
     """The finished runs that fit, oldest first, in at most `buckets` groups of equal size per kind."""
     condition, values = of_run(Filter(**{**vars(where), "query": None, "status": "finished"}))
     points = db.execute(
-        f"SELECT r.started_at, {METRICS[metric]}, r.contended, r.machine_id, r.environment_id "
+        f"SELECT r.started_at, {METRICS[metric]}, r.contended, r.machine_id, r.environment_id, m.name "
         "FROM targets g CROSS JOIN runs r ON r.target_id = g.id CROSS JOIN machines m ON m.id = r.machine_id "
         "CROSS JOIN turns t ON t.id = r.turn_id CROSS JOIN conversations c ON c.id = t.conversation_id "
         f"WHERE {condition} AND c.deleted_at IS NULL ORDER BY r.started_at",
@@ -77,7 +78,7 @@ def trend(db: Database, where: Filter, metric: str, *, buckets: int = 60) -> Tre
         metric,
         _bucketed(alone, buckets),
         _bucketed(together, buckets),
-        _marks(db, [(at, machine, environment) for at, _, _, machine, environment in points]),
+        _marks(db, [(at, *on) for at, _, _, *on in points]),
         len(points),
         statistics.median(value for _, value in alone) if alone else None,
         statistics.median(value for _, value in together) if together else None,
@@ -102,18 +103,18 @@ def _bucket(points: Sequence[tuple[str, float]]) -> Bucket:
     )
 
 
-def _marks(db: Database, points: Iterable[tuple[str, str, str | None]]) -> tuple[Mark, ...]:
-    """Where the machine or the environment of consecutive runs differs, and in what."""
+def _marks(db: Database, points: Iterable[tuple[str, str, str | None, str | None]]) -> tuple[Mark, ...]:
+    """Where the machine or the environment of consecutive runs differs, and in what; each machine by itself."""
     marks: list[Mark] = []
     known: dict[str, dict[str, Any]] = {}
-    before: tuple[str, str | None] | None = None
-    for at, machine, environment in points:
-        current = (machine, environment or (before[1] if before else None))
-        if before is not None and current != before:
-            old, new = (_facts(db, pair, known) for pair in (before, current))
-            if changes := differences(old, new):
-                marks.append(Mark(at, changes))
-        before = current
+    before: dict[str | None, tuple[str, str | None]] = {}
+    for at, machine, environment, name in points:
+        old = before.get(name)
+        new = (machine, environment or (old[1] if old else None))
+        if old is not None and new != old:
+            changes = differences(*(_facts(db, pair, known) for pair in (old, new)))
+            marks += [Mark(at, changes, name)] if changes else []
+        before[name] = new
     return tuple(marks)
 
 
