@@ -171,11 +171,12 @@ def launch_options() -> dict[str, Any]:
     """Arguments for `Blocks.launch` that make the page ours and keep it on this host."""
     return {
         "theme": theme(),
-        "css_paths": [ASSETS / name for name in ("page.css", "compare.css", "history.css")],
+        "css_paths": [ASSETS / name for name in ("page.css", "compare.css", "history.css", "system.css")],
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
         "favicon_path": ASSETS / "favicon.png",
         "app_kwargs": {"middleware": [Middleware(SecurityHeaders)]},
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
+        "enable_monitoring": False,
     }
