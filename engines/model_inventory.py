@@ -231,15 +231,16 @@ class Inventory:
         entries = self.matching(what)
         if not entries:
             raise ModelError(f"There is nothing of “{what}” to remove.", "`models list` shows what is here.")
+        ours = [entry for entry in entries if entry.kind != "imported"]
+        imports = {entry.path for entry in entries if entry.kind == "imported"}
+        if imports:
+            write_json(self._imports_path, [text for text in self._imports() if text not in imports])
         before = _used_bytes(self._folders())
-        for entry in entries:
+        for entry in ours:
             self._remove(entry)
         return max(0, before - _used_bytes(self._folders()))
 
     def _remove(self, entry: Installed) -> None:
-        if entry.kind == "imported":
-            write_json(self._imports_path, [text for text in self._imports() if text != entry.path])
-            return
         if entry.kind == "downloaded":
             hub_cache.remove_files(entry.model)
             return

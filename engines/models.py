@@ -46,7 +46,7 @@ from engines.model_plan import (
 )
 from engines.model_prebuilt import assemble, find_assembled
 from engines.model_source import Source, resolve
-from engines.protocol import EngineSpec, PreparedModel, Target
+from engines.protocol import EngineSpec, PreparedModel, Progress, Target
 
 __all__ = ["CancelledError", "ModelLibrary", "Plan"]
 
@@ -112,6 +112,7 @@ class ModelLibrary:
         `override` goes on although memory or disk seem too small; `trust_remote_code` lets Python code that comes
         with the model run here. Raises ModelError, OutOfMemoryError or CancelledError.
         """
+        self._announce_hashing(target, on_progress)
         while True:
             way = self._way(target, spec, trust_remote_code, use_prebuilt)
             if way.here is not None:
@@ -134,6 +135,12 @@ class ModelLibrary:
             else:
                 folder = self._convert(way, override, on_progress, cancelled)
                 return _prepared(target, folder, finished_manifest(folder) or {})
+
+    def _announce_hashing(self, target: Target, on_progress: OnProgress) -> None:
+        """Gigabytes that were never seen before are read once for their hash; that takes a while."""
+        folder = resolve(target.model).folder
+        if folder is not None and folder.is_dir() and self._hashes.of(folder, hash_large=False) is None:
+            on_progress(Progress("convert", "Reading the weights once for their fingerprint"))
 
     def is_ready(self, target: Target, spec: EngineSpec) -> bool:
         """Whether nothing has to be downloaded or converted; cheap, never raises."""
@@ -204,9 +211,7 @@ class ModelLibrary:
         facts = read_facts(folder)
         _require_tokenizer(folder, target.model)
         recipe = recipe_for(target.model, spec.model_format, target.precision, target.device, facts)
-        revision = self._revision(source, folder, hash_large=hash_large)
-        if revision is None:  # never hashed, so never converted
-            raise ModelError(f"{target.model} has not been converted yet.")
+        revision = self._revision(source, folder, hash_large=hash_large) or "never hashed, so never converted"
         conversion = Conversion(
             model=target.model,
             source=folder,
@@ -297,12 +302,13 @@ class ModelLibrary:
             return snapshot / wanted.subfolder
         return self._fetch(wanted, override, on_progress, cancelled)
 
-    def _as_it_is(self, target: Target, folder: Path) -> PreparedModel:
+    def _as_it_is(self, target: Target, folder: Path, *, hash_large: bool = True) -> PreparedModel:
         found = require_format(folder)
         _require_tokenizer(folder, target.model)
         if found == SAFETENSORS:
             facts = read_facts(folder)
-            weight_bytes, revision = facts.weight_bytes, self._revision(resolve(target.model), folder)
+            weight_bytes = facts.weight_bytes
+            revision = self._revision(resolve(target.model), folder, hash_large=hash_large)
             loaded_bytes = int(facts.parameters * BITS.get(target.precision, 16) / 8)
         else:
             sizes = file_sizes(folder)
@@ -332,7 +338,7 @@ class ModelLibrary:
         """What `prepare` would do and cost; may ask the Hub for sizes. Never raises: a problem is the refusal."""
         plan = Plan(target, False, (), self._disk_free(self._models_dir), self._memory())
         try:
-            way = self._way(target, spec, trust_remote_code, use_prebuilt)
+            way = self._way(target, spec, trust_remote_code, use_prebuilt, hash_large=False)
             steps, load_bytes = self._steps(way, target, spec, cancelled or threading.Event())
         except ModelError as error:
             return dataclasses.replace(plan, refusal=str(error), remedy=error.remedy)
@@ -358,7 +364,7 @@ class ModelLibrary:
     ) -> tuple[tuple[Step, ...], int | None]:
         """(steps, estimated memory once loaded)."""
         if way.here is not None:
-            prepared = self._as_it_is(target, way.here)
+            prepared = self._as_it_is(target, way.here, hash_large=False)
             return (Step("use", f"Use {way.here}"),), prepared.estimated_peak_bytes
         if way.finished is not None:
             folder, manifest = way.finished

@@ -1,0 +1,41 @@
+"""Checkpoints by their headers: the tensors of a Phi-3 of any size, written as a file with a hole for the weights."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def phi3_shapes(*, hidden: int, layers: int, vocab: int, intermediate: int, tied: bool = False) -> Shapes:
+    """Tensor name -> shape, as transformers saves Phi3ForCausalLM."""
+    shapes = {"model.embed_tokens.weight": (vocab, hidden), "model.norm.weight": (hidden,)}
+    if not tied:
+        shapes["lm_head.weight"] = (vocab, hidden)
+    for layer in range(layers):
+        base = f"model.layers.{layer}"
+        shapes |= {
+            f"{base}.self_attn.qkv_proj.weight": (3 * hidden, hidden),
+            f"{base}.self_attn.o_proj.weight": (hidden, hidden),
+            f"{base}.mlp.gate_up_proj.weight": (2 * intermediate, hidden),
+            f"{base}.mlp.down_proj.weight": (hidden, intermediate),
+            f"{base}.input_layernorm.weight": (hidden,),
+            f"{base}.post_attention_layernorm.weight": (hidden,),
+        }
+    return shapes
+
+
+def write_hollow(path: Path, shapes: Shapes) -> None:
+    """A valid safetensors file of zeros in bfloat16 that takes no disk space where holes are possible."""
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 2
+        for extent in shape:
+            size *= extent
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + offset)

@@ -1,0 +1,306 @@
+"""Resolving, planning, ready-made models, importing, removing, and the command line on top of them."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines import catalogue, models_cli, spec_by_name
+from engines.engine import ModelError
+from engines.hub_cache import cache_dir
+from engines.model_plan import Plan
+from engines.model_source import DEMO_FOLDER, resolve
+from engines.models import ModelLibrary
+from engines.protocol import Target
+from tests.models.conftest import ONNX, OPENVINO, PLAIN, REPOSITORY, Watcher
+
+TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+PHI = "microsoft/Phi-3.5-mini-instruct"
+CPU_FOLDER = "cpu_and_mobile/cpu-int4-awq-block-128-acc-level-4"
+
+
+def prepare(library, target, spec, **options):
+    watcher = Watcher()
+    return library.prepare(target, spec, watcher, watcher.cancelled, **options)
+
+
+def used_bytes(*folders: Path) -> int:
+    """Disk space, every file once."""
+    files = [p for folder in folders for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
+    return sum({(s.st_dev, s.st_ino): s.st_size for s in (p.stat() for p in files)}.values())
+
+
+# --- names and the catalogue -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "one", "a/b/c", "a b/c", "org/..", "örg/name", "org/na$me"])
+def test_names_that_mean_nothing_are_refused(name, fresh):
+    with pytest.raises(ModelError, match="neither a folder nor a Hugging Face id"):
+        resolve(name)
+    target = Target("openvino-genai", "CPU", "int4", name)
+    assert not fresh.is_ready(target, OPENVINO)
+    assert fresh.plan(target, OPENVINO).refusal
+
+
+@pytest.mark.parametrize("name", ["/models/x", "./x", "~/x", "C:\\models\\x", "C:/models/x", "..\\x"])
+def test_paths_are_told_from_ids(name):
+    assert resolve(name).folder is not None
+
+
+def test_the_catalogue_is_consistent():
+    models = catalogue.load()
+    assert len({model.id for model in models}) == len(models) >= 8
+    for model in models:
+        assert model.parameters > 1e8
+        assert model.licence
+        for prebuilt in model.prebuilt:
+            assert prebuilt.format in ("openvino", "onnxruntime-genai")
+            assert (prebuilt.device is None) <= (prebuilt.format == "openvino")
+            assert resolve(prebuilt.repository).folder is None
+    phi = catalogue.find("microsoft/phi-3-mini-4k-instruct")
+    assert phi.ready_made("openvino", "int4", "GPU.1").repository == "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"
+    assert phi.ready_made("openvino", "int4", "NPU").repository.endswith("-int4-cw-ov")
+    assert (
+        phi.ready_made("onnxruntime-genai", "int4", "DML").subfolder == "directml/directml-int4-awq-block-128"
+    )
+    assert phi.ready_made("onnxruntime-genai", "fp16", "CPU") is None
+    assert catalogue.find(TINYLLAMA).ready_made("openvino", "int4", "NPU") is None  # made for the CPU
+
+
+def test_importing_the_library_stays_free():
+    code = (
+        "import sys, engines.models, engines.models_cli;"
+        "heavy = {'torch', 'transformers', 'openvino', 'huggingface_hub', 'onnxruntime_genai', 'optimum', 'gradio'};"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- plans -------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_says_what_is_downloaded_and_converted_and_the_numbers_hold(hub, fresh):
+    target = Target("onnxruntime-genai", "CPU", "int4", REPOSITORY)
+    plan = fresh.plan(target, ONNX)
+    assert [step.kind for step in plan.steps] == ["download", "convert"]
+    repository = sum(path.stat().st_size for path in DEMO_FOLDER.iterdir())
+    assert plan.download_bytes == repository
+    assert plan.disk_bytes > repository
+    assert plan.peak_bytes > 0
+    assert plan.refusal is None
+    assert any("Download 8 MB" in line for line in plan.lines())
+    assert not fresh.is_ready(target, ONNX)
+
+    prepare(fresh, Target("transformers", "CPU", "fp32", REPOSITORY), PLAIN)
+    plan = fresh.plan(target, ONNX)
+    assert [step.kind for step in plan.steps] == ["convert"]
+    assert plan.download_bytes == 0
+    plan = fresh.plan(Target("transformers", "CPU", "fp32", REPOSITORY), PLAIN)
+    assert plan.ready
+
+
+def test_phi3_mini_on_a_16_gb_pc_is_refused_for_onnx_and_allowed_for_openvino(tmp_path):
+    folder = tmp_path / "phi3-mini"
+    make_hollow_phi3(folder)
+    library = ModelLibrary(tmp_path / "data", memory=lambda: 13_500_000_000)  # what a 16 GB PC has to spare
+    onnx = library.plan(Target("onnxruntime-genai", "CPU", "int4", str(folder)), ONNX)
+    assert "of memory at its peak" in onnx.refusal
+    assert onnx.can_override
+    assert onnx.peak_bytes == pytest.approx(22e9, rel=0.25)
+    openvino = library.plan(Target("openvino-genai", "CPU", "int4", str(folder)), OPENVINO)
+    assert openvino.refusal is None
+    assert openvino.peak_bytes == pytest.approx(11e9, rel=0.25)
+
+
+def make_hollow_phi3(folder: Path) -> None:
+    """Phi-3-mini by its headers; the weights are a hole in the file and take no space."""
+    from tests.models.shapes import phi3_shapes, write_hollow
+
+    folder.mkdir()
+    config = json.loads((DEMO_FOLDER / "config.json").read_text())
+    config |= {"hidden_size": 3072, "num_hidden_layers": 32, "vocab_size": 32064, "intermediate_size": 8192}
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(DEMO_FOLDER / "tokenizer.json", folder)
+    write_hollow(
+        folder / "model.safetensors", phi3_shapes(hidden=3072, layers=32, vocab=32064, intermediate=8192)
+    )
+
+
+def test_a_plan_for_nothing_reachable_says_so(cache, fresh, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    plan = fresh.plan(Target("openvino-genai", "CPU", "int4", "arena/none"), OPENVINO)
+    assert isinstance(plan, Plan)
+    assert "cannot be reached" in plan.refusal
+    assert not plan.can_override
+
+
+# --- ready-made models -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(hub, library, tmp_path):
+    """What makers publish: an OpenVINO repository, and an ONNX repository with a folder per device."""
+    openvino = Path(prepare(library, Target("openvino-genai", "CPU", "int4"), OPENVINO).path)
+    onnx = Path(prepare(library, Target("onnxruntime-genai", "CPU", "int4"), ONNX).path)
+    source = Path(shutil.copytree(DEMO_FOLDER, tmp_path / "source"))
+    (source / "model.safetensors").write_bytes(b"never to be downloaded" * 10_000)
+    (source / "chat_template.jinja").write_text("{{ messages[0]['content'] }} the original's own")
+    ignored = shutil.ignore_patterns("backend-arena.json")
+    repository = tmp_path / "onnx-repository"
+    shutil.copytree(onnx, repository / CPU_FOLDER, ignore=ignored)
+    shutil.copytree(onnx, repository / "gpu" / "gpu-int4-awq-block-128", ignore=ignored)
+    shutil.copytree(openvino, tmp_path / "openvino-repository", ignore=ignored)
+    hub.add(TINYLLAMA, source)
+    hub.add("OpenVINO/TinyLlama-1.1B-Chat-v1.0-int4-ov", tmp_path / "openvino-repository")
+    hub.add(PHI, source)
+    hub.add("microsoft/Phi-3.5-mini-instruct-onnx", repository)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("target", "spec"),
+    [
+        (Target("openvino-genai", "CPU", "int4", TINYLLAMA), OPENVINO),
+        (Target("onnxruntime-genai", "CPU", "int4", PHI), ONNX),
+    ],
+)
+def test_a_ready_made_model_is_preferred_and_gets_the_originals_prompts(
+    published, fresh, tmp_path, target, spec
+):
+    plan = fresh.plan(target, spec)
+    assert [step.kind for step in plan.steps] == ["download"]
+    assert not plan.ready
+    prepared = prepare(fresh, target, spec)
+    folder = Path(prepared.path)
+    assert (folder / "chat_template.jinja").read_text().endswith("the original's own")
+    assert prepared.recipe["converter"] == "prebuilt"
+    assert not published.gets("model.safetensors")
+    assert not [r for r in published.requests if "/gpu/" in r.path]
+    assert fresh.is_ready(target, spec)
+    assert fresh.plan(target, spec).ready
+
+    asked = len(published.requests)
+    assert prepare(fresh, target, spec) == prepared
+    assert len(published.requests) == asked
+
+    entry = next(e for e in fresh.installed() if e.kind == "ready-made")
+    before = used_bytes(tmp_path / "data", cache_dir())
+    freed = fresh.remove(entry.id)
+    assert freed == before - used_bytes(tmp_path / "data", cache_dir())
+    assert freed == pytest.approx(entry.freed_bytes, rel=0.25)
+    assert not fresh.is_ready(target, spec)
+
+
+def test_a_gated_original_does_not_stop_a_ready_made_model(published, fresh):
+    del published.repositories[TINYLLAMA]
+    target = Target("openvino-genai", "CPU", "int4", TINYLLAMA)
+    folder = Path(prepare(fresh, target, OPENVINO).path)
+    assert (folder / "tokenizer.json").is_file()
+
+
+# --- importing, listing, removing --------------------------------------------------------------------------
+
+
+def test_a_folder_is_recognised_imported_and_forgotten(library, fresh, tmp_path):
+    made = Path(prepare(library, Target("openvino-genai", "CPU", "int4"), OPENVINO).path)
+    folder = Path(shutil.copytree(made, tmp_path / "mine"))
+    entry = fresh.import_folder(folder)
+    assert (entry.kind, entry.format) == ("imported", "openvino")
+    target = Target("openvino-genai", "CPU", "int4", entry.model)
+    assert fresh.is_ready(target, OPENVINO)
+    assert prepare(fresh, target, OPENVINO).path == str(folder)
+    assert entry.model in {choice.name for choice in fresh.models()}
+    with pytest.raises(ModelError, match="can only be made from the original weights"):
+        prepare(fresh, Target("onnxruntime-genai", "CPU", "int4", entry.model), ONNX)
+    assert fresh.remove(entry.id) == 0
+    assert folder.is_dir()
+    assert entry.id not in {e.id for e in fresh.installed()}
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: None, "There is no folder"),
+        (lambda folder: folder.mkdir(), "not a model this app knows"),
+        (lambda folder: _only_graph(folder), "lacks openvino_model"),
+    ],
+)
+def test_what_is_no_model_is_not_imported(fresh, tmp_path, make, sentence):
+    make(tmp_path / "odd")
+    with pytest.raises(ModelError, match=sentence):
+        fresh.import_folder(tmp_path / "odd")
+
+
+def _only_graph(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "openvino_model.xml").write_text("<net/>")
+
+
+def test_downloaded_weights_are_listed_and_removed(hub, fresh, tmp_path):
+    prepare(fresh, Target("transformers", "CPU", "fp32", REPOSITORY), PLAIN)
+    entry = next(e for e in fresh.installed() if e.kind == "downloaded")
+    assert entry.model == REPOSITORY
+    assert REPOSITORY in {choice.name for choice in fresh.models() if choice.is_here}
+    before = used_bytes(cache_dir())
+    freed = fresh.remove(REPOSITORY)
+    assert freed == before - used_bytes(cache_dir())
+    assert freed > 7_000_000
+    assert not list(cache_dir().rglob("*.safetensors"))
+    with pytest.raises(ModelError, match="nothing of"):
+        fresh.remove(REPOSITORY)
+
+
+# --- command line ------------------------------------------------------------------------------------------
+
+
+def run_cli(capsys, data_dir: Path, *arguments: str) -> tuple[int, str, str]:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data-dir", type=Path, default=data_dir)
+    models_cli.register(parser.add_subparsers())
+    parsed = parser.parse_args(["models", *arguments])
+    status = parsed.run(parsed)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_the_command_line_does_it_all(library, data_dir, capsys, hub, tmp_path):
+    if spec_by_name("onnxruntime-genai") is None:
+        pytest.skip("the ONNX Runtime GenAI engine is not in this build")
+    on = ["--on", "onnxruntime-genai/CPU/int4"]
+    status, out, _ = run_cli(capsys, data_dir, "get", "demo", *on, "--json")
+    assert status == 0
+    assert json.loads(out)["prepared"][0]["format"] == "onnxruntime-genai"
+    status, out, _ = run_cli(capsys, data_dir, "list", "--json")
+    assert {"demo"} <= {model["model"] for model in json.loads(out)["models"]}
+    status, out, _ = run_cli(capsys, data_dir, "plan", "demo", *on)
+    assert (status, "ready" in out) == (0, True)
+    status, out, _ = run_cli(capsys, data_dir, "plan", REPOSITORY, *on, "--json")
+    assert json.loads(out)["plans"][0]["download_bytes"] > 7_000_000
+    status, out, _ = run_cli(capsys, data_dir, "import", str(DEMO_FOLDER), "--json")
+    assert json.loads(out)["imported"]["format"] == "safetensors"
+    status, out, _ = run_cli(capsys, data_dir, "remove", str(DEMO_FOLDER), "--json")
+    assert json.loads(out)["freed_bytes"] == 0
+    assert DEMO_FOLDER.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("get", "demo", "--on", "nonsense"), "is not a target"),
+        (("get", "demo", "--on", "martian/CPU/int4"), "There is no engine"),
+        (("remove", "nothing/here"), "nothing of"),
+        (("import", "/nowhere"), "There is no folder"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(capsys, tmp_path, cache, arguments, sentence):
+    status, out, err = run_cli(capsys, tmp_path, *arguments)
+    assert status == 1
+    assert out == ""
+    assert sentence in err
+    status, out, _ = run_cli(capsys, tmp_path, *arguments, "--json")
+    assert status == 1
+    assert sentence in json.loads(out)["error"]
