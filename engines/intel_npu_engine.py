@@ -10,9 +10,7 @@ and the device named is the one the library's runtime was told to compile for.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import io
-import json
 import math
 import os
 import time
@@ -69,7 +67,11 @@ _PEAK_BYTES_PER_PARAMETER = {"fp16": 5.6, "int8": 4.6, "int4": 4.0}
 compiled copies 1.7 on top; int8 and int4 stay below the loading peak for a while."""
 _BASE_BYTES = 500_000_000
 _VERSIONS = ("intel-npu-acceleration-library", "neural-compressor", "transformers", "torch", "tokenizers")
-_PHI_ONLY = "Choose a Phi-3 model, or OpenVINO GenAI, which runs many more."
+_DEFAULT_CONTEXT = 2048
+_GARBAGE_REMEDY = (
+    "This library is known for it with some models and drivers. Try another precision (fp16), update the NPU "
+    "driver, or use OpenVINO GenAI."
+)
 _FALLBACK = "the library's own fallback; needs no NPU"
 
 
@@ -85,35 +87,39 @@ class IntelNPUEngine(Engine):
         self._context = 0
 
     def probe(self) -> Availability:
+        from engines.loading import first_sentence, versions
+
+        found = versions(*_VERSIONS)
         try:
-            with _quiet():
-                import intel_npu_acceleration_library  # noqa: F401
-            return Availability(True, (_npu_status(), _cpu_status()), _versions())
+            return Availability(True, (_npu_status(), _cpu_status()), found)
         except Exception as error:  # noqa: BLE001 - a DLL, a pin, a driver: whatever it is, it is the reason
             return Availability(
                 False,
-                versions=_versions(),
-                reason=f"The library does not load: {type(error).__name__}: {str(error)[:200]}",
+                versions=found,
+                reason=f"The library does not load: {first_sentence(error)}",
                 remedy="Repair its environment: python app.py setup intel-npu",
             )
 
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
+        from engines import loading
+
         folder = Path(model.path).resolve()
-        config = _read_config(folder)
-        _check_memory(folder, target.precision)
+        loading.require_files(folder, ("config.json",), SPEC.title)
+        config, parameters = loading.read_config(folder), _parameters(folder)
         # The runtime's blob cache and neural-compressor's workspace are relative to the working directory.
         os.chdir(cache_dir)
-        with _quiet():
-            import torch
-            from intel_npu_acceleration_library.backend import clear_cache
-
         _use_device(target.device)
-        clear_cache()
+        _check_memory(parameters, target.precision)
         on_progress(Progress("load", _loading_text(target.precision)))
-        self._model = _lower(folder, target.precision, torch)
-        self._context = _context_tokens(config)
+        try:
+            self._model = _lower(folder, target.precision)
+        except Exception as error:
+            raise loading.load_error(error, folder, SPEC.title) from error
+        # Past its switch a long-context Phi-3 changes its position factors, which would void the cache.
+        limits = (loading.context_tokens(config), loading.rope_switch(config))
+        self._context = min([limit for limit in limits if limit] or [_DEFAULT_CONTEXT])
         on_progress(Progress("compile", f"Compiling for the {target.device}"))
         compile_s = self._compile()
         return LoadReport(
@@ -135,57 +141,74 @@ class IntelNPUEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
+        from engines.loading import generation_error
+
+        stops = frozenset() if request.ignore_eos else stop_ids
+        try:
+            kept = self._keep(prompt_ids) if request.reuse_kv_cache else self._reset()
+            self._decode(list(prompt_ids), kept, request, stops, on_token)
+        except OutputError as error:
+            self._reset()
+            raise OutputError(str(error), _GARBAGE_REMEDY) from error
+        except Exception as error:
+            self._reset()  # some layers may hold the last piece, others not
+            raise generation_error(error, SPEC.title) from error
+        return GenerationReport(kept)
+
+    def _decode(
+        self,
+        ids: list[int],
+        kept: int,
+        request: GenerationRequest,
+        stop_ids: frozenset[int],
+        on_token: OnToken,
+    ) -> None:
+        """The token loop; `ids` grows from the prompt by the reply, `kept` of them are in the cache."""
         import torch
 
-        prompt = list(prompt_ids)
-        # The library leaves a Python hook on every torch function; ours need none.
-        with torch.inference_mode(), torch._C.DisableTorchFunction():
-            kept = self._keep(prompt)
-            logits = self._prefill(prompt[kept:])
-            choose = _Sampler(request, prompt, torch)
+        from engines.torch_decoding import TokenChooser
+
+        chooser = TokenChooser(request)
+        with _bare_torch():
+            logits = self._prefill(ids[kept:])
             for count in range(1, request.max_new_tokens + 1):
-                _require_finite(logits, count, torch)
-                token_id = choose(logits)
-                if not on_token(token_id) or (token_id in stop_ids and not request.ignore_eos):
-                    break
-                if count == request.max_new_tokens or len(self._cached_ids) + 1 >= self._context:
-                    break
+                token_id = chooser.choose(logits, torch.tensor([ids]) if chooser.needs_ids else None)
+                ids.append(token_id)
+                full = len(ids) >= self._context
+                if not on_token(token_id) or token_id in stop_ids or count == request.max_new_tokens or full:
+                    return
                 logits = self._forward([token_id], 1)
-        return GenerationReport(cached_prompt_tokens=kept)
 
     def _compile(self) -> float:
         """Run every shape once, so that no prompt pays for it; seconds."""
-        import torch
-
         started = time.perf_counter()
-        with torch.inference_mode(), torch._C.DisableTorchFunction():
+        with _bare_torch():
             for size in (*PREFILL_SIZES, 1):
+                self._reset()
                 if size <= self._context:
-                    self._reset()
                     self._forward([0] * size, size)
-            self._reset()
+        self._reset()
         return time.perf_counter() - started
 
-    def _reset(self) -> None:
+    def _reset(self) -> int:
+        """Start with an empty KV cache; returns the number of tokens kept, 0."""
         from transformers import DynamicCache
 
         # Without the config: sliding-window layers could not be cropped, and the mask does the sliding.
         self._cache = DynamicCache()
         self._cached_ids = []
+        return 0
 
     def _keep(self, prompt: Sequence[int]) -> int:
-        """Crop the KV cache to the longest common prefix, one token short of the prompt; returns its length."""
-        limit = min(len(self._cached_ids), len(prompt) - 1)
-        kept = next((i for i in range(limit) if self._cached_ids[i] != prompt[i]), max(0, limit))
-        if kept == 0:
-            self._reset()
-        else:
-            self._crop(kept)
-        return kept
+        """Crop the KV cache to what the prompt shares with it; returns how many tokens stay."""
+        from engines.kept_cache import reusable_tokens
 
-    def _crop(self, length: int) -> None:
-        self._cache.crop(length)
-        del self._cached_ids[length:]
+        kept = reusable_tokens(self._cached_ids, prompt)
+        if kept == 0:
+            return self._reset()
+        self._cache.crop(kept)
+        del self._cached_ids[kept:]
+        return kept
 
     def _prefill(self, token_ids: Sequence[int]) -> Any:
         """Logits after the last of `token_ids`, which go through in pieces of PREFILL_SIZES."""
@@ -203,70 +226,31 @@ class IntelNPUEngine(Engine):
         import torch
 
         padded = torch.tensor([token_ids + [0] * (size - len(token_ids))])
-        try:
-            result = self._model(
-                input_ids=padded,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=torch.tensor([len(token_ids) - 1]),
-            )
-        except BaseException:
-            self._reset()  # some layers may hold this piece, others not
-            raise
+        result = self._model(
+            input_ids=padded,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor([len(token_ids) - 1]),
+        )
         self._cached_ids += token_ids
         if size > len(token_ids):
             self._cache.crop(len(self._cached_ids))
-        return result.logits[:, -1].float()
+        return result.logits[:, -1]
 
 
-class _Sampler:
-    """transformers' own processors, in the order its `generate` applies them."""
+def _lower(folder: Path, precision: str) -> Any:
+    """Load the weights and have the library replace the linear layers."""
+    with _quiet():
+        import intel_npu_acceleration_library as npu_lib
+        import torch
+        from intel_npu_acceleration_library.backend import clear_cache
+        from intel_npu_acceleration_library.compiler import CompilerConfig
 
-    def __init__(self, request: GenerationRequest, prompt: Sequence[int], torch: Any):
-        from transformers import generation
-
-        self._torch = torch
-        self._ids = list(prompt)
-        self._greedy = request.temperature <= 0
-        self._random = torch.Generator()
-        if request.seed is not None:
-            self._random.manual_seed(request.seed)
-        else:
-            self._random.seed()
-        self._processors = []
-        if request.repetition_penalty not in (None, 1.0):
-            self._processors.append(generation.RepetitionPenaltyLogitsProcessor(request.repetition_penalty))
-        if not self._greedy:
-            self._processors.append(generation.TemperatureLogitsWarper(float(request.temperature)))
-            if request.top_k:
-                self._processors.append(generation.TopKLogitsWarper(request.top_k))
-            if request.top_p is not None and request.top_p < 1.0:
-                self._processors.append(generation.TopPLogitsWarper(request.top_p))
-
-    def __call__(self, logits: Any) -> int:
-        if self._processors:
-            ids = self._torch.tensor([self._ids])
-            for process in self._processors:
-                logits = process(ids, logits)
-        if self._greedy:
-            chosen = int(logits.argmax())
-        else:
-            shares = logits.softmax(-1)
-            chosen = int(self._torch.multinomial(shares[0], 1, generator=self._random))
-        self._ids.append(chosen)
-        return chosen
-
-
-def _lower(folder: Path, precision: str, torch: Any) -> Any:
-    """Load and lower the model; raises ModelError with the library's own words."""
-    import intel_npu_acceleration_library as npu_lib
-    from intel_npu_acceleration_library.compiler import CompilerConfig
-
-    dtype = {"fp16": torch.float16, "int8": npu_lib.int8, "int4": npu_lib.int4}[precision]
-    try:
+        clear_cache()  # a second model in one process aborts otherwise
+        dtype = {"fp16": torch.float16, "int8": npu_lib.int8, "int4": npu_lib.int4}[precision]
         # Its prints say "for the NPU" on any device. export=False: its cache is a pickle that torch >= 2.6
         # refuses to read back, with a key that ignores versions and changed weights.
-        with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()):
             return npu_lib.NPUModelForCausalLM.from_pretrained(
                 str(folder),
                 CompilerConfig(dtype=dtype),
@@ -275,11 +259,9 @@ def _lower(folder: Path, precision: str, torch: Any) -> Any:
                 attn_implementation="sdpa",
                 torch_dtype=torch.float16,
                 local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
-        if isinstance(error, RuntimeError) and "memory" in str(error).lower():
-            raise OutOfMemoryError(f"Loading ran out of memory: {str(error)[:200]}", _SMALLER) from error
-        raise ModelError(f"The library cannot load this model: {str(error)[:300]}", _PHI_ONLY) from error
 
 
 class _Untied:
@@ -301,16 +283,16 @@ class _Untied:
         return model
 
 
-_SMALLER = "Close other programs, unload other panels, or choose a smaller model."
-
-
 def _use_device(device: str) -> None:
     """Compile for `device` and nothing else; raises UnavailableError when it is not there.
 
     The library's operators name the NPU as their default; its runtime then silently takes the CPU where there
     is none. So the NPU must be there, and for the CPU the operators are made to name it.
     """
-    status = {"NPU": _npu_status, "CPU": _cpu_status}[device]()
+    here = (_npu_status(), _cpu_status())
+    status = next((status for status in here if status.device == device), None)
+    if status is None:
+        raise UnavailableError(f"{SPEC.title} knows no device {device}.", "Choose NPU or CPU.")
     if not status.ok:
         raise UnavailableError(status.reason or "", status.remedy)
     if device == "NPU":
@@ -331,7 +313,8 @@ def _for_device(operator: type, device: str) -> type:
 
 
 def _npu_status() -> DeviceStatus:
-    from intel_npu_acceleration_library.backend import npu_available
+    with _quiet():
+        from intel_npu_acceleration_library.backend import npu_available
 
     if not npu_available():
         return DeviceStatus(
@@ -372,51 +355,16 @@ def _driver_remedy() -> str:
     return f"Install a newer NPU driver: {url}"
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _VERSIONS:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder} holds no model: there is no config.json.", "Choose a model folder."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'config.json'} cannot be read: {error}", "Fetch the model again."
-        ) from error
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder} holds no *.safetensors weights.", "Fetch the model again.")
-    return config
-
-
-def _context_tokens(config: dict[str, Any]) -> int:
-    """Prompt and reply together. Long-context Phi-3 changes its position factors past the original length,
-    which would invalidate the KV cache in mid-reply: stay below it."""
-    longest = int(config.get("max_position_embeddings") or 2048)
-    original = config.get("original_max_position_embeddings")
-    return min(longest, int(original)) if config.get("rope_scaling") and original else longest
-
-
-def _check_memory(folder: Path, precision: str) -> None:
+def _check_memory(parameters: int, precision: str) -> None:
     """Refuse early with the numbers: running into the limit here takes the whole machine down."""
-    try:
-        import psutil
-    except ImportError:
-        return
-    needed = estimated_peak_bytes(_parameters(folder), precision)
-    available = psutil.virtual_memory().available
+    from engines.hardware import available_memory_bytes
+
+    needed, available = estimated_peak_bytes(parameters, precision), available_memory_bytes()
     if needed > available:
         raise OutOfMemoryError(
-            f"Not enough memory: this library would need about {needed / 1e9:.1f} GB for this model at {precision}, "
-            f"{available / 1e9:.1f} GB are available.",
-            _SMALLER,
+            f"Not enough memory: {SPEC.title} would need about {needed / 1e9:.1f} GB for this model at "
+            f"{precision}, {available / 1e9:.1f} GB are available.",
+            "Close other programs, unload other panels, or choose a smaller model or OpenVINO GenAI.",
         )
 
 
@@ -426,30 +374,17 @@ def estimated_peak_bytes(parameters: int, precision: str) -> int:
 
 
 def _parameters(folder: Path) -> int:
-    """Number of weights, from the safetensors headers. Raises ModelError for a file that is cut short."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        total += sum(math.prod(shape) for shape in _tensor_shapes(path))
-    return total
+    """Number of weights, from the safetensors headers; raises ModelError for files missing or cut short."""
+    from engines.model_files import read_safetensors_header
 
-
-def _tensor_shapes(path: Path) -> Iterator[list[int]]:
-    try:
-        with path.open("rb") as stream:
-            header_bytes = int.from_bytes(stream.read(8), "little")
-            if not 0 < header_bytes < path.stat().st_size:
-                raise ValueError("no header")
-            header = json.loads(stream.read(header_bytes))
-        end = (
-            8 + header_bytes + max(entry["data_offsets"][1] for key, entry in header.items() if key[0] != "_")
-        )
-        if end > path.stat().st_size:
-            raise ValueError(f"{path.stat().st_size:,} of {end:,} bytes are there")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
         raise ModelError(
-            f"{path.name} is not a complete weights file: {error}.", "Fetch the model again."
-        ) from error
-    yield from (entry["shape"] for key, entry in header.items() if key != "__metadata__")
+            f"{folder} is not a model for {SPEC.title}: it has no *.safetensors file.", "Get the model again."
+        )
+    headers = [read_safetensors_header(path) for path in files]
+    tensors = [entry for header in headers for name, entry in header.items() if name != "__metadata__"]
+    return sum(math.prod(entry["shape"]) for entry in tensors)
 
 
 def _loading_text(precision: str) -> str:
@@ -458,21 +393,20 @@ def _loading_text(precision: str) -> str:
     return f"Loading the weights and quantising them to {precision}"
 
 
-def _require_finite(logits: Any, count: int, torch: Any) -> None:
-    if bool(torch.isfinite(logits).all()):
-        return
-    raise OutputError(
-        f"The model's output at token {count} is not a number: the computation overflowed.",
-        "This library is known for it with some models and drivers. Try another precision (fp16), update the "
-        "NPU driver, or use OpenVINO GenAI.",
-    )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The library warns about things we check and report ourselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+@contextlib.contextmanager
+def _bare_torch() -> Iterator[None]:
+    """No gradients, and without the Python hook the library leaves on every torch function."""
+    import torch
+
+    with torch.inference_mode(), torch._C.DisableTorchFunction():
         yield
 
 
