@@ -1,6 +1,6 @@
 """From what a person typed and chose to SQL conditions: safe against FTS5's query syntax and SQL alike.
 
-A search finds conversations in which every word occurs, in a prompt or a reply, each as the beginning of a word.
+A search finds conversations with a prompt or a reply in which every word occurs, each as the beginning of a word.
 What the full-text index cannot find (emoji, and Chinese, Japanese or Thai, which it does not split into words) is
 found by reading the texts.
 """

@@ -356,6 +356,8 @@ class _Tab:
     def _retention(self, days: float) -> None:
         if days not in [value for _, value in RETENTION]:
             raise StoreError("Choose one of the offered periods.")
+        if days == (self.store.get_setting(housekeeping.RETENTION_DAYS) or 0):
+            return  # the menu reports one choice twice
         self.store.set_setting(housekeeping.RETENTION_DAYS, days or None)
         if days:
             removed = housekeeping.delete_older(self.store.file, days)
@@ -397,7 +399,7 @@ class _Tab:
         first_page, refresh = told(self._first_page), told(self._refresh)
 
         gr.on(
-            [self.query.input, *(each.change for each in chosen[1:])],
+            [each.change for each in chosen],
             first_page,
             chosen,
             listed,

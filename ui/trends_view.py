@@ -15,7 +15,7 @@ from ui import format as fmt
 from ui.history_view import when
 
 WIDTH, HEIGHT = 640, 230
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 18, 24
+LEFT, RIGHT, TOP, BOTTOM = 50, 10, 22, 26
 MARKS_SHOWN = 12
 NAMES = {"decode_tok_s": "Decode rate, tok/s", "ttft_s": "Time to first token (TTFT), s"}
 _TEXTS = {"decode_tok_s": fmt.tok_s, "ttft_s": fmt.seconds}
