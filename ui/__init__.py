@@ -1,28 +1,48 @@
-"""The page: `build` puts the tabs together, `launch_options` says how Gradio is to serve it."""
+"""The page: `build` puts the tabs together, theme.py's `launch_options` say how Gradio is to serve it."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
 
 import gradio as gr
 
-from ui import compare
+from engines.environments import Environments
+from engines.manager import EngineManager
+from engines.models import ModelLibrary
+from storage.store import Store
+from ui import compare, history_tab, models_tab, system_tab, trends_tab
 from ui.theme import launch_options
+from ui.turns import Turns
 
 __all__ = ["build", "launch_options"]
 
 TITLE = "Backend Arena"
 HEADER = (
     '<div class="top"><h1>Backend Arena</h1><p>One prompt, every local backend, side by side</p>'
-    '<button type="button" id="theme-switch" aria-label="Switch between light and dark">Light / dark</button></div>'
+    '<button type="button" id="theme-switch">Light / dark</button></div>'
 )
 
 
-def build(manager: Any, store: Any, turns: Any, library: Any, environments: Any) -> gr.Blocks:
-    """The whole page. Serve it with `demo.queue().launch(**launch_options())`."""
+def build(
+    manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary, environments: Environments
+) -> gr.Blocks:
+    """The whole page. Serve it with `demo.launch(**launch_options())`."""
+    # Gradio would put every event into a pandas frame, for a monitoring page that is switched off.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as demo:
         gr.HTML(HEADER, elem_id="header", js_on_load=None)
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Compare", id="compare"):
-            page = compare.build(manager, store, turns, library)
+        with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
+            with gr.Tab("Compare", id="compare"):
+                page = compare.build(manager, store, turns, library)
+            with gr.Tab("History", id="history"):
+                history = history_tab.build(store, turns)
+            with gr.Tab("Trends", id="trends"):
+                trends_tab.build(store)
+            with gr.Tab("Models", id="models"):
+                models_tab.build(library, manager)
+            with gr.Tab("System", id="system-tab"):
+                system_tab.build(manager, environments)
         page.wire_load(demo)
+        opened = page.wire_open(history.open_in_compare)
+        opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
     return demo

@@ -22,7 +22,7 @@ from ui.compare_actions import Actions, read_attachment
 from ui.compare_build import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
 from ui.compare_follow import Follower
 from ui.compare_page import PANELS, Desk, Notice, Page, Painter
-from ui.compare_summary import difference, lines
+from ui.compare_summary import lines, pair_difference
 from ui.compare_targets import ignored_settings
 from ui.compare_welcome import welcome_text
 from ui.turns import Turns
@@ -60,7 +60,7 @@ class Compare:
         async for updates in self.follower.follow(self.desk.page(request)):
             yield updates
 
-    def _menus(self, page: Page, panel: int) -> list[Any]:
+    def _menus(self, page: Page, panel: int, models: list[tuple[str, str]]) -> list[Any]:
         """Updates for one panel's four menus and its notice."""
         offer, target = self.desk.offer(), page.targets[panel]
         trouble = offer.trouble(target)
@@ -71,7 +71,7 @@ class Compare:
             gr.update(choices=offer.engine_choices(), value=target.engine),
             gr.update(choices=offer.device_choices(target.engine), value=target.device),
             gr.update(choices=offer.precision_choices(target.engine, target.device), value=target.precision),
-            gr.update(value=target.model),
+            gr.update(choices=models, value=target.model),
             why,
         ]
 
@@ -92,7 +92,10 @@ class Compare:
 
     def _layout(self, page: Page) -> list[Any]:
         offer = self.desk.offer()
-        menus = [] if page.blind else [update for panel in PANELS for update in self._menus(page, panel)]
+        models = self.desk.model_choices()
+        menus = (
+            [] if page.blind else [update for panel in PANELS for update in self._menus(page, panel, models)]
+        )
         specs = [spec for t in page.chosen().values() if (spec := offer.spec(t.engine))]
         ignored = ignored_settings(specs)
         naming = self.desk.naming(page)
@@ -101,7 +104,10 @@ class Compare:
             *(gr.update(visible=panel in page.shown) for panel in PANELS),
             *(gr.update(visible=not page.blind) for _ in PANELS),
             *(menus or [gr.skip()] * (5 * len(PANELS))),
-            gr.update(choices=[("All panels", ALL_PANELS), *to], value=ALL_PANELS),
+            gr.update(
+                choices=[("All panels", ALL_PANELS), *to],
+                value=str(page.only) if page.only in page.shown else ALL_PANELS,
+            ),
             gr.update(interactive=len(page.shown) < len(PANELS)),
             gr.update(value=page.blind),
             *(gr.update(interactive=len(ignored.get(name, ())) < max(1, len(specs))) for name in SAMPLING),
@@ -146,11 +152,12 @@ class Compare:
     def open_conversation(self, conversation_id: str, request: gr.Request) -> list[Any]:
         """For the History tab: show a conversation here; outputs are `layout_outputs`."""
         page = self.desk.page(request)
-        self.actions.open(page, str(conversation_id or "")[:64])
+        if conversation_id:
+            self.actions.open(page, str(conversation_id)[:64])
         return self._layout(page)
 
     def wire_open(self, conversation: gr.State) -> Any:
-        """Show a conversation here whenever `conversation` changes."""
+        """Show a conversation here whenever `conversation` changes; returns the event after it is shown."""
         return self._then_follow(
             conversation.change(self.open_conversation, conversation, self._layout_outputs(), **_QUIET)
         )
@@ -159,10 +166,11 @@ class Compare:
 
     def _wire_prompt(self) -> None:
         parts = self.parts
-        inputs = [parts.prompt, parts.attachment, parts.to_panel, parts.mode, *parts.settings()]
+        inputs = [parts.prompt, parts.attachment, parts.mode, *parts.settings()]
         outputs = [parts.prompt, parts.attachment, parts.detach, parts.welcome]
         sent = gr.on([parts.send.click, parts.prompt.submit], self._send, inputs, outputs, **_QUIET)
         self._then_follow(sent)
+        parts.to_panel.input(self._send_to, parts.to_panel, None, **_QUIET)
         parts.stop_all.click(self._stop_all, None, None, **_AT_ONCE)
         parts.attach.upload(
             self._attach, parts.attach, [parts.attachment, parts.detach, parts.notice], **_QUIET
@@ -182,13 +190,16 @@ class Compare:
         parts.conversation.change(None, parts.conversation, None, js=WRITE_ADDRESS, api_visibility="private")
 
     def _send(
-        self, request: gr.Request, prompt: str, attachment: str | None, to_panel: Any, mode: str, *fields: Any
+        self, request: gr.Request, prompt: str, attachment: str | None, mode: str, *fields: Any
     ) -> list[Any]:
         page = self.desk.page(request)
-        if not self.actions.send(page, prompt, attachment, to_panel, mode, fields):
+        if not self.actions.send(page, prompt, attachment, mode, fields):
             return [gr.skip()] * 4
         self.desk.keep("compare.welcomed", True)
         return ["", None, gr.update(visible=False), gr.update(visible=False)]
+
+    def _send_to(self, choice: Any, request: gr.Request) -> None:
+        self.desk.page(request).only = int(choice) if str(choice).isdigit() else None
 
     def _stop_all(self, request: gr.Request) -> None:
         self.actions.stop(self.desk.page(request))
@@ -316,7 +327,7 @@ class Compare:
         parts = self.parts
         self._then_follow(parts.vote.input(self._vote, parts.vote, self._layout_outputs(), **_QUIET))
         pair = [parts.diff_one, parts.diff_other]
-        gr.on([part.change for part in pair], self._difference, pair, parts.diff_text, **_QUIET)
+        gr.on([part.input for part in pair], self._difference, pair, parts.diff_text, **_QUIET)
 
     def _vote(self, winner: str, request: gr.Request) -> list[Any]:
         page = self.desk.page(request)
@@ -326,10 +337,7 @@ class Compare:
     def _difference(self, one: Any, other: Any, request: gr.Request) -> str:
         talk = self.desk.talk(self.desk.page(request))
         latest = talk.latest() if talk else None
-        texts = {line.panel: line.view.text for line in lines(latest)} if latest else {}
-        if one not in texts or other not in texts or one == other:
-            return '<p class="empty-line">Choose two different panels of the last turn.</p>'
-        return difference(texts[one], texts[other])
+        return pair_difference(lines(latest) if latest else [], one, other)
 
     # --- welcome ---------------------------------------------------------------------------------------
 
@@ -347,7 +355,7 @@ class Compare:
     def _first_run(self, request: gr.Request) -> Any:
         page = self.desk.page(request)
         fields = (None, 256, 0, None, None, None, None)
-        sent = self.actions.send(page, EXAMPLES[-1][1], None, ALL_PANELS, "together", fields)
+        sent = self.actions.send(page, EXAMPLES[-1][1], None, "together", fields)
         if sent:
             self.desk.keep("compare.welcomed", True)
         return gr.update(visible=not sent)

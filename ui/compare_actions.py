@@ -78,7 +78,6 @@ class Actions:
         page: Page,
         prompt: str,
         attachment: str | None,
-        to_panel: Any,
         mode: str,
         fields: tuple[Any, ...],
     ) -> bool:
@@ -86,7 +85,7 @@ class Actions:
         pressed_at = time.monotonic()
         page.notice = None
         try:
-            panels = self._recipients(page, to_panel)
+            panels = self._recipients(page)
             settings = settings_from(*fields)
             self._await_stopped(page, set(panels))
             self._shuffle_if_blind(page)
@@ -108,15 +107,14 @@ class Actions:
         page.conversation_id, page.editing = turn.conversation_id, None
         return True
 
-    def _recipients(self, page: Page, to_panel: Any) -> list[int]:
+    def _recipients(self, page: Page) -> list[int]:
         """Panels that get the prompt: the ones that can run, or the one that was chosen."""
         offer = self._desk.offer()
-        if str(to_panel).isdigit() and int(to_panel) in page.shown:
-            panel = int(to_panel)
-            trouble = offer.trouble(page.targets[panel])
+        if page.only in page.shown:
+            trouble = offer.trouble(page.targets[page.only])
             if trouble:
-                raise TurnError(f"Panel {panel} cannot run: {trouble.reason}")
-            return [panel]
+                raise TurnError(f"Panel {page.only} cannot run: {trouble.reason}")
+            return [page.only]
         able = [panel for panel in sorted(page.shown) if not offer.trouble(page.targets[panel])]
         if page.shown and not able:
             raise TurnError("None of these panels can run on this PC. Choose other engines or devices.")

@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from ui.compare_page import PANELS, SLOTS, Desk
-from ui.compare_targets import MAX_PANELS
 
 EXAMPLES = (
     ("Say hello", "Hello! Who are you?"),
@@ -81,7 +80,7 @@ def build_parts(desk: Desk) -> Parts:
     named = parts.named
     _welcome(named)
     _toolbar(named)
-    models = _model_choices(desk)
+    models = desk.model_choices()
     with gr.Row(elem_classes="panels", elem_id="panels"):
         for panel in PANELS:
             parts.panels[panel] = _panel(panel, models)
@@ -288,10 +287,7 @@ def _after_turn(named: dict[str, Any]) -> None:
             named["diff_other"] = gr.Dropdown(
                 [], label="against this one", elem_id="diff-other", filterable=False
             )
-        named["diff_text"] = gr.HTML(
-            '<p class="empty-line">After a turn with two replies, their differences stand here.</p>',
-            elem_id="diff-text",
-        )
+        named["diff_text"] = gr.HTML("", elem_id="diff-text")
 
 
 def _hidden(named: dict[str, Any]) -> None:
@@ -300,17 +296,3 @@ def _hidden(named: dict[str, Any]) -> None:
         "", label="Conversation id", visible="hidden", elem_id="conversation-id"
     )
     named["timer"] = gr.Timer(5.0)
-
-
-def _model_choices(desk: Desk) -> list[tuple[str, str]]:
-    """(label, name) of the models the library offers; its own demo at least."""
-    choices = []
-    for entry in desk.library.models():
-        name, title, note = (
-            (entry.name, entry.title, getattr(entry, "note", None)) if hasattr(entry, "name") else entry
-        )
-        choices.append((f"{title} — {note}" if note else title, name))
-    return choices or [("Demo model", "demo")]
-
-
-__all__ = ["ALL_PANELS", "EXAMPLES", "MAX_PANELS", "SAMPLING", "PanelParts", "Parts", "build_parts"]

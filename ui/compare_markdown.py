@@ -43,9 +43,6 @@ class _Renderer(RendererHTML):
         words = tokens[idx].info.split()
         return _code_block(tokens[idx].content, words[0] if words else "")
 
-    def code_block(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
-        return _code_block(tokens[idx].content, "")
-
     def heading_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return f'<p class="md-h md-{tokens[idx].tag}">'  # headings of a reply are no headings of the page
 
@@ -88,6 +85,7 @@ def _parser() -> MarkdownIt:
         "commonmark", {"html": False, "breaks": True, "maxNesting": 30}, renderer_cls=_Renderer
     )
     parser.enable(["table", "strikethrough"])
+    parser.disable("code")  # models indent verse and lists; they fence code
     parser.validateLink = _safe_link
     return parser
 

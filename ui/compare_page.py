@@ -7,6 +7,7 @@ painted last, so a streaming reply costs one small update and nothing else moves
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import threading
@@ -22,7 +23,7 @@ from storage.store import Store, StoreError
 from ui import compare_view as view
 from ui import format as fmt
 from ui.compare_markdown import GrowingMarkdown
-from ui.compare_summary import summary
+from ui.compare_summary import lines, pair_difference, summary
 from ui.compare_talk import Run, Talk, Talks, TalkTurn
 from ui.compare_targets import MAX_PANELS, Offer
 from ui.live import RunView
@@ -36,7 +37,7 @@ SLOTS = (
     *(f"head{panel}" for panel in PANELS),
     *(f"past{panel}" for panel in PANELS),
     *(f"now{panel}" for panel in PANELS),
-    *("notice", "summary", "vote", "diff_one", "diff_other", "announce", "conversation"),
+    *("notice", "summary", "vote", "diff_one", "diff_other", "diff_text", "announce", "conversation"),
 )
 """The outputs of every painting, in order."""
 
@@ -59,9 +60,13 @@ class Page:
     conversation_id: str | None = None
     blind: bool = False
     """Names and figures are hidden; a vote ends it."""
+    only: int | None = None
+    """The one panel that prompts go to; None: all that are shown."""
     editing: str | None = None
     """Turn whose prompt is being edited: the next prompt replaces it."""
     notice: Notice | None = None
+    following: asyncio.Event | None = None
+    """Set when the newest follower has ended; None before the first."""
     follower: int = 0
     """Number of the one follower that may paint this page; a newer one takes over."""
     painted: dict[str, str] = field(default_factory=dict)
@@ -133,6 +138,10 @@ class Desk:
         shown = saved or dict(enumerate(offer.default_targets(), start=1))
         return Page(fill_up(shown, offer), sorted(shown) or [1])
 
+    def model_choices(self) -> list[tuple[str, str]]:
+        """(label, name) of the models a panel can be set to; any other Hugging Face id or folder may be typed."""
+        return [(f"{m.title} — {m.note}" if m.note else m.title, m.name) for m in self.library.models()]
+
     def setting(self, key: str, default: Any = None) -> Any:
         try:
             return self.store.get_setting(key, default)
@@ -162,15 +171,9 @@ def panels_from_json(value: Any, offer: Offer) -> dict[int, Target]:
     """Panels kept by an earlier start of the app; what cannot be read or no longer exists is left out."""
     targets: dict[int, Target] = {}
     for row in value if isinstance(value, list) else ():
-        if (
-            isinstance(row, list)
-            and len(row) == 5
-            and row[0] in PANELS
-            and all(isinstance(x, str) for x in row[1:])
-        ):
-            target = Target(*row[1:])
-            if offer.spec(target.engine):
-                targets[row[0]] = target
+        whole = isinstance(row, list) and len(row) == 5 and row[0] in PANELS
+        if whole and all(isinstance(part, str) for part in row[1:]) and offer.spec(row[1]):
+            targets[row[0]] = offer.settle(*row[1:])
     return targets
 
 
@@ -202,6 +205,8 @@ class Painter:
 
     def paint_heads(self, page: Page) -> list[Any]:
         """Only the heads: for the slow timer that keeps idle panels' state and memory fresh."""
+        if page.following is not None and not page.following.is_set():
+            return [gr.skip()] * len(PANELS)
         with page.lock:
             talk = self._desk.talk(page)
             slots = self._heads(page, talk, _current_runs(talk))
@@ -228,7 +233,7 @@ class Painter:
         slots["notice"] = self._notice(page, talk)
         slots["summary"] = summary(latest, naming) if latest and latest.done else ""
         slots["vote"] = vote_choices(latest, naming)
-        slots |= self._diff_choices(latest, naming)
+        slots |= self._diff(page, latest, naming)
         slots["announce"] = self._announcement(page, current, naming)
         slots["conversation"] = page.conversation_id or ""
         return slots
@@ -304,13 +309,20 @@ class Painter:
             if len(panels) > 1
         ]
 
-    def _diff_choices(self, turn: TalkTurn | None, naming: view.Naming) -> dict[str, Any]:
-        runs = sorted(turn.runs, key=lambda run: run.panel) if turn and turn.done else []
-        choices = [[f"{run.panel} · {naming.full(run.panel, run.target)}", run.panel] for run in runs]
-        first, second = (choices[0][1], choices[1][1]) if len(choices) > 1 else (None, None)
+    def _diff(self, page: Page, turn: TalkTurn | None, naming: view.Naming) -> dict[str, Any]:
+        """The two menus and the difference of the first two replies, when a turn has ended."""
+        found = lines(turn) if turn and turn.done else []
+        choices = [[f"{line.panel} · {naming.full(line.panel, line.target)}", line.panel] for line in found]
+        menu = {"choices": choices, "value": None}
+        first, second = [line.panel for line in found[:2]] if len(found) > 1 else (None, None)
+        mark = f"{turn.turn_id if turn else None} {[line.view.version for line in found]}"
+        if page.painted.get("diff-mark") == mark:
+            return {"diff_one": None, "diff_other": None, "diff_text": None}
+        page.painted["diff-mark"] = mark
         return {
-            "diff_one": {"choices": choices, "value": first},
-            "diff_other": {"choices": choices, "value": second},
+            "diff_one": {**menu, "value": first},
+            "diff_other": {**menu, "value": second},
+            "diff_text": pair_difference(found, first, second),
         }
 
     def _announcement(

@@ -19,8 +19,8 @@ from ui.compare_targets import sharing_panels
 from ui.compare_view import Naming
 from ui.live import RunView
 
-WIDTH, HEIGHT = 720, 220
-LEFT, RIGHT, TOP, BOTTOM = 44, 30, 12, 30
+WIDTH, HEIGHT = 480, 200
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 24, 34
 MOST_POINTS = 160
 MOST_DIFF_WORDS = 2_000
 
@@ -164,7 +164,7 @@ def chart(found: Sequence[Line], naming: Naming) -> str:
         return ""
     end_s = max(line.view.token_offsets_s[-1] for line in drawn) or 1.0
     most = max(len(line.view.token_offsets_s) for line in drawn)
-    x_ticks, y_ticks = ticks(end_s), ticks(most)
+    x_ticks, y_ticks = ticks(end_s), [tick for tick in ticks(most) if tick == int(tick)]
     x_max, y_max = max(end_s, x_ticks[-1]), max(most, y_ticks[-1])
 
     def x(second: float) -> float:
@@ -191,7 +191,7 @@ def chart(found: Sequence[Line], naming: Naming) -> str:
         f'<figure class="chart"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{fmt.text("Tokens over time. " + names)}">{grid}{curves}'
         f'<text class="axis" x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">seconds</text>'
-        f'<text class="axis" x="{LEFT + 4}" y="{TOP + 6}">tokens</text></svg></figure>'
+        f'<text class="axis" x="4" y="11">tokens</text></svg></figure>'
     )
 
 
@@ -279,6 +279,16 @@ def _best_of(
 
 
 # --- differences -------------------------------------------------------------------------------------------
+
+
+def pair_difference(found: Sequence[Line], one: int | None, other: int | None) -> str:
+    """Difference of two panels' replies to one prompt, or what to do to see one."""
+    texts = {line.panel: line.view.text for line in found}
+    if len(texts) < 2:
+        return '<p class="empty-line">After a turn with two replies, their differences stand here.</p>'
+    if one not in texts or other not in texts or one == other:
+        return '<p class="empty-line">Choose two different panels of the last turn.</p>'
+    return difference(texts[one], texts[other])
 
 
 def words(text: str) -> list[str]:

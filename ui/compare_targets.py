@@ -101,7 +101,7 @@ class Offer:
         if self.spec(engine) is None and self.specs:
             engine = (self.usable() or self.specs)[0].name
         devices = [value for _, value in self.device_choices(engine)]
-        if device not in devices:
+        if device not in devices and not (self.probing and device):
             device = self._first_device(engine) or device
         precisions = [value for _, value in self.precision_choices(engine, device)]
         if precision not in precisions and precisions:

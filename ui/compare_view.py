@@ -201,7 +201,7 @@ def _ending(view: RunView, hidden: bool) -> str:
     if not view.done:
         return ""
     parts = [failure_card(view.failure) if view.failure else ""]
-    if view.phase == "finished" and not view.text:
+    if view.phase == "finished" and not view.text.strip():
         parts.append('<p class="note">The model ended its reply at once: an empty answer.</p>')
     if view.phase == "stopped" and not view.text and not view.warning:
         parts.append('<p class="note">Stopped before the first word.</p>')
