@@ -39,3 +39,23 @@ def write_hollow(path: Path, shapes: Shapes) -> None:
     with path.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         stream.truncate(8 + len(text) + offset)
+
+
+def write_random(path: Path, shapes: Shapes, seed: int = 1) -> None:
+    """The same file filled with small random weights (norms with ones); one block of noise is reused, for speed."""
+    import numpy as np
+
+    write_hollow(path, shapes)
+    noise = np.random.default_rng(seed).normal(0, 0.02, 2**24).astype(np.float32)
+    block = (noise.view(np.uint32) >> 16).astype(np.uint16)  # bfloat16 is the upper half of float32
+    one = np.uint16(0x3F80)
+    with path.open("r+b") as stream:
+        stream.seek(8 + struct.unpack("<Q", stream.read(8))[0])
+        for shape in shapes.values():
+            left = int(np.prod(shape))
+            if len(shape) == 1:
+                stream.write(np.full(left, one, np.uint16).tobytes())
+                continue
+            while left > 0:
+                stream.write(block[:left].tobytes())
+                left -= block.size
