@@ -95,7 +95,7 @@ def search(db: Database) -> None:
         db.executescript(
             f"""
             CREATE VIRTUAL TABLE {table}_fts USING fts5(
-                {column}, content='{table}', content_rowid='n',
+                {column}, content="{table}", content_rowid="n",
                 tokenize='unicode61 remove_diacritics 2', prefix='2 3'
             );
             CREATE TRIGGER {table}_fts_insert AFTER INSERT ON {table} WHEN {ready.format("new")}

@@ -104,7 +104,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*values)
         except StoreError as error:
-            raise gr.Error(str(error), title="History", print_exception=False) from error
+            raise gr.Error(fmt.text(error), title="History", print_exception=False) from error
 
     return handler
 

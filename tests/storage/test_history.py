@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +16,7 @@ from storage import housekeeping
 from storage.codec import timestamp
 from storage.filters import VOTES
 from storage.records import Filter
-from storage.store import Store
+from storage.store import FILE_NAME, Store
 from storage.trends import trend
 from tests.storage.filling import CPU, MACHINE, OTHER, run, turn
 
@@ -233,3 +235,29 @@ def test_views_answer_the_common_questions(store):
         ).fetchall()
     assert latest == [(0, 0.2), (1, 0.9)]
     assert medians == [(0, 3, 0.2, 0.3), (1, 1, 0.9, 0.9)]
+
+
+DATASETTE = json.loads((Path(__file__).parents[2] / "storage" / "datasette.json").read_text(encoding="utf-8"))
+SHIPPED = DATASETTE["databases"][Path(FILE_NAME).stem]
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED["queries"]))
+def test_the_shipped_queries_run(library, name):
+    with library.file.reading() as db:
+        db.execute(SHIPPED["queries"][name]["sql"], {"run_id": "x"}).fetchall()
+
+
+def test_the_shipped_descriptions_are_of_this_schema(store):
+    with store.file.reading() as db:
+        known = {name for name in (*db.table_names(), *db.view_names()) if not name.startswith("_")}
+        described = set(SHIPPED["tables"])
+        assert described <= known
+        assert not {name for name in known - described if "_fts" not in name}
+        for name, table in SHIPPED["tables"].items():
+            named = {
+                *table.get("facets", ()),
+                *(table[key] for key in ("sort_desc", "label_column") if key in table),
+            }
+            assert named <= {column.name for column in db[name].columns}
+            if name in ("runs", "turns"):
+                assert db[name].detect_fts() == f"{name}_fts", "Datasette finds the index by the same rule"
