@@ -33,6 +33,7 @@ from engines.model_files import (
     total_weight_bytes,
     write_json,
 )
+from engines.worker import memory_bytes
 
 _POLL_S = 0.5
 
@@ -110,19 +111,8 @@ def _manifest(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str,
         "weight_bytes": total_weight_bytes(sizes),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 1),
-        "peak_rss_bytes": _peak_rss_bytes(),
+        "peak_rss_bytes": memory_bytes()[1],
     }
-
-
-def _peak_rss_bytes() -> int:
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 # --- converters --------------------------------------------------------------------------------------------

@@ -73,24 +73,38 @@ def list_files(wanted: Wanted, log_path: Path, cancelled: threading.Event) -> Li
     )
 
 
-def download(wanted: Wanted, log_path: Path, on_progress: OnProgress, cancelled: threading.Event) -> Path:
+def download(
+    wanted: Wanted,
+    log_path: Path,
+    on_progress: OnProgress,
+    cancelled: threading.Event,
+    *,
+    override: bool = False,
+) -> Path:
     """Get the files; returns the snapshot's folder (with the subfolder). What was already here is kept.
 
-    Raises ModelError with a clear sentence, or CancelledError; what has arrived is kept and used the next time.
+    `override` tries it although the disk seems too small. Raises ModelError with a clear sentence, or
+    CancelledError; what has arrived is kept and used the next time.
     """
-    answer = _run("get", wanted, log_path, on_progress, cancelled)
+    answer = _run("get", wanted, log_path, on_progress, cancelled, override=override)
     return Path(answer["folder"]) / wanted.subfolder
 
 
 def _run(
-    action: str, wanted: Wanted, log_path: Path, on_progress: OnProgress, cancelled: threading.Event
+    action: str,
+    wanted: Wanted,
+    log_path: Path,
+    on_progress: OnProgress,
+    cancelled: threading.Event,
+    *,
+    override: bool = False,
 ) -> dict[str, Any]:
     if is_offline():
         raise ModelError(
             f"{wanted.repository} is not here, and the network is switched off (offline mode).",
             "Start without --offline and HF_HUB_OFFLINE, or import a folder.",
         )
-    job = {"action": action, "wanted": asdict(wanted), "cache_dir": str(cache_dir())}
+    job = {"action": action, "wanted": asdict(wanted), "cache_dir": str(cache_dir()), "override": override}
     return run_job(
         "engines.download_worker", job, log_path, on_progress, cancelled, {"HF_HUB_DISABLE_TELEMETRY": "1"}
     )

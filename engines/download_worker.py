@@ -201,7 +201,8 @@ class _Fetch:
         while not lock.try_acquire():
             self._child.progress("download", "Another program is downloading this model")
             time.sleep(0.5)
-        self._check_disk()
+        if not self._child.job["override"]:
+            self._check_disk()
         here = [file for file in self._files if self._is_here(file)]
         self._got = self._got_before = sum(file.size for file in here)
         for file in sorted(self._files, key=lambda f: f.size):

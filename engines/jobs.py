@@ -155,6 +155,8 @@ class ChildEnd:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
+        if os.name == "nt":
+            _set_windows_handles()
         self._lock = threading.Lock()
         self._on_orphaned = on_orphaned
         if hasattr(os, "nice"):
@@ -184,6 +186,15 @@ class ChildEnd:
             self._on_orphaned()
         finally:
             os._exit(1)
+
+
+def _set_windows_handles() -> None:
+    """On Windows a thread blocked on piped stdin can hang an import (numpy#24290), so native code sees no pipe."""
+    import ctypes
+    import msvcrt
+
+    for number, descriptor in ((-10, 0), (-11, 1)):  # STD_INPUT_HANDLE, STD_OUTPUT_HANDLE
+        ctypes.windll.kernel32.SetStdHandle(number, msvcrt.get_osfhandle(descriptor))
 
 
 class FileLock:

@@ -110,6 +110,9 @@ class Inventory:
     def _downloaded(self) -> Iterator[Installed]:
         for root in sorted(hub_cache.cache_dir().glob("models--*--*")):
             repository = root.name.removeprefix("models--").replace("--", "/", 1)
+            if any(root.glob("blobs/*.partial")):
+                yield self._unfinished(repository, root)
+                continue
             folder = hub_cache.snapshot(repository)
             if folder is None or recognise(folder) != SAFETENSORS:
                 continue
@@ -124,6 +127,10 @@ class Inventory:
                 problem=_broken_weights(folder),
                 revision=folder.name,
             )
+
+    def _unfinished(self, repository: str, root: Path) -> Installed:
+        problem = "the download was interrupted; getting the model again carries on"
+        return self._entry("downloaded", f"hub:{repository}", repository, root, "?", problem=problem)
 
     def _made(self) -> Iterator[Installed]:
         for path in sorted(self._models_dir.glob(f"*/[!.]*/{MANIFEST}")):
@@ -172,7 +179,7 @@ class Inventory:
         **more: Any,
     ) -> Installed:
         files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
-        total = sum(path.stat().st_size for path in files)
+        total = _used_bytes((folder,)) if found == "?" else sum(path.stat().st_size for path in files)
         return Installed(
             id=entry_id,
             model=model,

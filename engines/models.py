@@ -269,7 +269,7 @@ class ModelLibrary:
         log_path = self._models_dir / "logs" / f"download-{wanted.repository.replace('/', '--')}.log"
         return self._jobs.run(
             f"download {wanted}",
-            lambda report, stop: download.download(wanted, log_path, report, stop),
+            lambda report, stop: download.download(wanted, log_path, report, stop, override=override),
             on_progress,
             cancelled,
         )

@@ -89,6 +89,9 @@ def test_a_cancelled_download_is_carried_on_the_next_time(hub, fresh):
         get(fresh, watcher)
     assert time.monotonic() - began < 15
     assert not fresh.is_ready(TARGET, PLAIN)
+    entry = next(e for e in fresh.installed() if e.kind == "downloaded")
+    assert "interrupted" in entry.problem
+    assert entry.bytes > 100_000
     hub.faults.clear()
     hub.requests.clear()
     get(fresh)
