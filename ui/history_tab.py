@@ -139,12 +139,13 @@ class _Tab:
             elem_id="history-search",
         )
         with gr.Accordion("Filters", open=False, elem_classes="hist-filters"):
-            self.choices = {
-                name: gr.Dropdown([(ANY, "")], value="", label=name.capitalize(), filterable=False)
-                for name in _CHOICES
-            }
-            self.status = gr.Dropdown(STATUSES, value="", label="Outcome", filterable=False)
-            self.vote = gr.Dropdown(VOTES, value="", label="Vote", filterable=False)
+            menus = {name: (name.capitalize(), [(ANY, "")]) for name in _CHOICES}
+            menus |= {"status": ("Outcome", STATUSES), "vote": ("Vote", VOTES)}
+            with gr.Row():
+                self.choices = {
+                    name: gr.Dropdown(choices, value="", label=label, filterable=False, min_width=130)
+                    for name, (label, choices) in menus.items()
+                }
             with gr.Row():
                 self.since = gr.Textbox(label="From day", placeholder="2026-01-31", min_width=110)
                 self.until = gr.Textbox(label="To day", placeholder="2026-12-31", min_width=110)
@@ -383,7 +384,7 @@ class _Tab:
     # --- wiring ----------------------------------------------------------------------------------------
 
     def _wire(self) -> None:
-        chosen = [self.query, *self.choices.values(), self.status, self.vote, self.since, self.until]
+        chosen = [self.query, *self.choices.values(), self.since, self.until]
         listed = [self.list, self.position, self.offset, self.newer, self.older, self.notice]
         opened = [
             self.selected,
@@ -395,7 +396,7 @@ class _Tab:
             self.all_turns,
             self.download,
         ]
-        refreshed = [*listed, *self.choices.values(), self.keep_text, self.retention]
+        refreshed = [*listed, *(self.choices[name] for name in _CHOICES), self.keep_text, self.retention]
         first_page, refresh = told(self._first_page), told(self._refresh)
 
         gr.on(
