@@ -44,16 +44,12 @@ class Recorder:
     @property
     def trouble(self) -> str | None:
         """Why the history is not being written just now, for people; None when all is well."""
-        with self._lock:
-            if self._reason is None:
-                return None
-            waiting = (
-                f" {len(self._waiting)} changes wait in memory and will be saved then."
-                if self._waiting
-                else ""
-            )
-            lost = f" {self._lost} more did not fit there and are lost." if self._lost else ""
-            return self._reason + waiting + lost
+        # Without the lock: a page that asks must not wait for a write that waits for another program.
+        reason, waiting, lost = self._reason, len(self._waiting), self._lost
+        if reason is None:
+            return None
+        kept = f" {waiting} changes wait in memory and will be saved then." if waiting else ""
+        return reason + kept + (f" {lost} more did not fit there and are lost." if lost else "")
 
     def write(
         self, write: Write, *, key: str | None = None, replaces: str | None = None, size: int = 0

@@ -44,7 +44,6 @@ class Store:
         self._memory = ChatMemory()
         self._writer = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
         self._mine: set[str] = set()
-        self._keeps_text = True
         self._tidied_at = -math.inf
         self._tidy()
 
@@ -65,7 +64,6 @@ class Store:
     def start_conversation(self, title: str | None = None, owner: str | None = None) -> str:
         """A new conversation; without a title it goes by its first prompt. Returns its id."""
         self._tidy()
-        title = title if self.keeps_text else None
         row = {
             "id": new_id(),
             "title": readable(title),
@@ -74,7 +72,7 @@ class Store:
             "updated_at": now(),
             "exact": exact(title=title),
         }
-        self._recorder.write(lambda db: insert(db, "conversations", row))
+        self._recorder.write(lambda db: insert(db, "conversations", _kept(db, row, "title", "exact")))
         return row["id"]
 
     def start_turn(
@@ -90,7 +88,7 @@ class Store:
         """One prompt, about to be sent. `mode`: `together` or `in-turn`. Returns the turn's id."""
         turn_id, moment = new_id(), now()
         self._memory.add_turn(conversation_id, TurnMemo(turn_id, prompt, replaces_turn_id))
-        kept = {"prompt": prompt, "system_prompt": system_prompt} if self.keeps_text else {}
+        texts = {"prompt": prompt, "system_prompt": system_prompt}
         row = {
             "id": turn_id,
             "conversation_id": conversation_id,
@@ -98,12 +96,12 @@ class Store:
             "mode": mode,
             "settings": to_json({name: value for name, value in settings.items() if name != "system_prompt"}),
             "replaces_turn_id": replaces_turn_id,
-            **{name: readable(text) for name, text in kept.items()},
-            "exact": exact(**kept),
+            **{name: readable(text) for name, text in texts.items()},
+            "exact": exact(**texts),
         }
 
         def write(db: Database) -> None:
-            insert(db, "turns", row)
+            insert(db, "turns", _kept(db, row, *texts, "exact"))
             db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", [moment, conversation_id])
 
         self._recorder.write(write, size=len(prompt))
@@ -178,7 +176,7 @@ class Store:
     def save_partial(self, run_id: str, text: str, token_offsets_s: Sequence[float]) -> None:
         """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
         self._memory.set_run(run_id, text, "running")
-        columns = {"text": text if self.keeps_text else None, **_offset_columns(token_offsets_s)}
+        columns = {"text": text, **_offset_columns(token_offsets_s)}
         columns["output_tokens"] = len(token_offsets_s)
         self._recorder.write(
             lambda db: _update_run(db, run_id, columns, "status = 'running'"),
@@ -206,9 +204,6 @@ class Store:
             **_metric_columns(metrics),
         }
         self._memory.set_run(run_id, text, columns["status"])
-        if not self.keeps_text:
-            # A hash of a short prompt can be guessed back, a log may quote it.
-            columns |= {"text": None, "prompt_sha256": None, "error_details": None}
         self._recorder.write(lambda db: _update_run(db, run_id, columns), replaces=run_id, size=len(text))
         self._mine.discard(run_id)
 
@@ -298,11 +293,7 @@ class Store:
     @property
     def keeps_text(self) -> bool:
         """False when the person wants numbers but no text in the file."""
-        try:
-            self._keeps_text = bool(self.get_setting(housekeeping.KEEP_TEXT, True))
-        except StoreError:
-            pass  # as it was when it could last be read
-        return self._keeps_text
+        return bool(self.get_setting(housekeeping.KEEP_TEXT, True))
 
     # --- what a person does with the history ---------------------------------------------------------------
 
@@ -365,6 +356,14 @@ def insert(db: Database, table: str, row: Mapping[str, Any], *, ignore: bool = F
     marks = ", ".join("?" * len(row))
     verb = "INSERT OR IGNORE" if ignore else "INSERT"
     db.execute(f"{verb} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+
+
+def _kept(db: Database, row: Mapping[str, Any], *texts: str) -> dict[str, Any]:
+    """The row as it may be kept: without its texts when the person wants numbers only."""
+    found = db.execute("SELECT value FROM settings WHERE key = ?", [housekeeping.KEEP_TEXT]).fetchone()
+    if found is None or json.loads(found[0]):
+        return dict(row)
+    return {name: None if name in texts else value for name, value in row.items()}
 
 
 def machine_as_row(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -449,8 +448,9 @@ def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
 
 
 def _update_run(db: Database, run_id: str, columns: dict[str, Any], condition: str = "1") -> None:
-    if "text" in columns:
-        columns = {**columns, "text": readable(columns["text"]), "exact": exact(text=columns["text"])}
+    columns = {**columns, "text": readable(columns["text"]), "exact": exact(text=columns["text"])}
+    # A hash of a short prompt can be guessed back, a log may quote it.
+    columns = _kept(db, columns, "text", "exact", "prompt_sha256", "error_details")
     assignments = ", ".join(f"{name} = ?" for name in columns)
     db.execute(f"UPDATE runs SET {assignments} WHERE id = ? AND {condition}", [*columns.values(), run_id])
 
