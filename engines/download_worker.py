@@ -197,7 +197,7 @@ class _Fetch:
 
     def run(self) -> Path:
         self._blobs.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._root / "download.lock")
+        lock = FileLock(self._root.parent / ".locks" / self._root.name / "backend-arena.lock")
         while not lock.try_acquire():
             self._child.progress("download", "Another program is downloading this model")
             time.sleep(0.5)

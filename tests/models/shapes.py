@@ -42,7 +42,10 @@ def write_hollow(path: Path, shapes: Shapes) -> None:
 
 
 def write_random(path: Path, shapes: Shapes, seed: int = 1) -> None:
-    """The same file filled with small random weights (norms with ones); one block of noise is reused, for speed."""
+    """The same file filled with small random weights, norms with ones: one block of noise, begun elsewhere each time.
+
+    Equal tensors would not do: OpenVINO stores equal constants once.
+    """
     import numpy as np
 
     write_hollow(path, shapes)
@@ -51,11 +54,12 @@ def write_random(path: Path, shapes: Shapes, seed: int = 1) -> None:
     one = np.uint16(0x3F80)
     with path.open("r+b") as stream:
         stream.seek(8 + struct.unpack("<Q", stream.read(8))[0])
-        for shape in shapes.values():
+        for number, shape in enumerate(shapes.values()):
             left = int(np.prod(shape))
+            shifted = np.roll(block, number * 104_729)
             if len(shape) == 1:
                 stream.write(np.full(left, one, np.uint16).tobytes())
                 continue
             while left > 0:
-                stream.write(block[:left].tobytes())
+                stream.write(shifted[:left].tobytes())
                 left -= block.size
