@@ -251,12 +251,17 @@ def _settings(named: dict[str, Any]) -> None:
         )
         with gr.Row(elem_classes="fields"):
             named["max_new_tokens"] = gr.Number(
-                256, label="Max new tokens", minimum=1, precision=0, elem_id="max-new-tokens"
+                256,
+                label="Max new tokens",
+                info="Per reply",
+                minimum=1,
+                precision=0,
+                elem_id="max-new-tokens",
             )
             named["temperature"] = gr.Number(
                 0,
                 label="Temperature",
-                info="0 is greedy: always the likeliest token",
+                info="0 is greedy",
                 minimum=0,
                 maximum=2,
                 step=0.1,
@@ -268,8 +273,8 @@ def _settings(named: dict[str, Any]) -> None:
             named["repetition_penalty"] = gr.Number(
                 1, label="Repetition penalty", info="1 is none", minimum=0.5, maximum=2, step=0.05
             )
-            named["seed"] = gr.Number(
-                None, label="Seed", info="Empty: another each time", precision=0, minimum=0
+            named["seed"] = gr.Textbox(
+                "", label="Seed", info="Empty: another each time", max_lines=1, elem_id="seed", min_width=120
             )
         named["ignored"] = gr.HTML("", elem_id="ignored")
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import time
+from collections.abc import Callable
 
 from playwright.sync_api import Locator, Page
 
@@ -98,6 +100,13 @@ class Driver:
             "() => document.querySelector('.now .turn') && !document.querySelector('.now .growing')"
         )
         self.settle()
+
+    def until(self, look: Callable[[], object], expected: object, seconds: float = 10) -> None:
+        """Wait until `look()` gives what is expected; the page follows a moment after."""
+        deadline = time.monotonic() + seconds
+        while (seen := look()) != expected and time.monotonic() < deadline:
+            self.page.wait_for_timeout(100)
+        assert seen == expected
 
     def notices(self) -> str:
         return " ".join(self.page.locator("#notices .notice").all_inner_texts())

@@ -1,6 +1,7 @@
 """The Compare tab in a real browser, on real worker processes with the echo engine."""
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.ui.compare_driver import OPTION, Driver, panels_setting, words
 from tests.ui.conftest import serve_page
@@ -118,8 +119,8 @@ def test_panels_come_and_go_without_losing_a_conversation(driver):
     page.page.click("#add-panel")
     page.page.wait_for_selector("#panel-2", state="visible")
     page.settle()
-    assert page.prompts(2) == ["remember this"]
-    assert page.prompts(1) == ["remember this", "only one now"]
+    page.until(lambda: page.prompts(2), ["remember this"])
+    page.until(lambda: page.prompts(1), ["remember this", "only one now"])
 
 
 def test_follow_ups_to_one_panel_only(driver, arena):
@@ -128,8 +129,8 @@ def test_follow_ups_to_one_panel_only(driver, arena):
     page.page.click("#send-to input")
     page.pick("Only 2")
     page.ask("to the second")
-    assert page.prompts(1) == ["to both"]
-    assert page.prompts(2) == ["to both", "to the second"]
+    page.until(lambda: page.prompts(1), ["to both"])
+    page.until(lambda: page.prompts(2), ["to both", "to the second"])
 
 
 def test_retry_continue_and_edit(driver):
@@ -154,7 +155,7 @@ def test_retry_continue_and_edit(driver):
     page.page.wait_for_function("document.querySelector('#prompt textarea').value.startsWith('word0')")
     page.page.wait_for_selector("#notices .notice:has-text('editing the last prompt')")
     page.ask("better")
-    assert page.prompts(1) == ["better"]
+    page.until(lambda: page.prompts(1), ["better"])
     assert page.reply(1) == "better"
 
 
@@ -165,17 +166,17 @@ def test_in_turn_runs_one_after_the_other_and_is_not_contended(driver):
     page.wait_running()
     assert page.page.locator(".now .growing .md p:not(.waiting-text)").count() == 1
     page.wait_done()
-    assert "contended" not in page.page.locator("#summary").inner_text()
+    expect(page.page.locator("#summary")).to_contain_text("each alone on the machine")
     page.page.get_by_label("Together").check()
     page.ask("both at once")
-    assert "contended" in page.page.locator("#summary").inner_text()
+    expect(page.page.locator("#summary .stamp.contended")).to_be_visible()
 
 
 def test_summary_chart_table_and_word_difference(driver):
     page = driver(("echo", "fast"), ("echo-two", "fast"))
     page.ask("the same words in both")
     summary = page.page.locator("#summary")
-    assert "identical, word for word" in summary.inner_text()
+    expect(summary).to_contain_text("identical, word for word")
     assert "Started first" in summary.inner_text()
     assert summary.locator("svg polyline").count() == 2
     assert summary.locator("tbody tr").count() == 2
@@ -194,7 +195,7 @@ def test_new_conversation_empties_the_page_and_keeps_the_old_one(driver, arena):
     assert "?c=" not in page.page.url
     page.page.goto(old)
     page = Driver(page.page)
-    assert page.prompts(1) == ["before"]
+    page.until(lambda: page.prompts(1), ["before"])
 
 
 def test_a_reload_in_mid_stream_finds_the_running_reply(driver):
@@ -225,7 +226,7 @@ def test_after_a_restart_a_conversation_looks_the_same(driver, arena):
         assert page.panel(1).locator(".turn").inner_text() == shown
         assert page.panel(2).locator(".failure").inner_text() == failed
         page.ask("and on it goes")
-        assert page.prompts(1) == ["keep this", "and on it goes"]
+        page.until(lambda: page.prompts(1), ["keep this", "and on it goes"])
     finally:
         demo.close(verbose=False)
         restarted.manager.shutdown()
