@@ -69,6 +69,13 @@ _TO_DETAIL_JS = """
   if (detail && window.innerWidth <= 760) detail.scrollIntoView({block: 'start'});
 }
 """
+# The person sees at once that something happens; the conversation arrives there a moment later.
+_TO_COMPARE_JS = """
+() => {
+  const tabs = [...document.querySelectorAll('[role=tab]')];
+  tabs.find((tab) => tab.textContent.trim() === 'Compare')?.click();
+}
+"""
 _DOWNLOAD_JS = """
 () => {
   let tries = 30;
@@ -436,6 +443,7 @@ class _Tab:
                 button.click(told(self._saved(kind)), self.selected, self.download, **_QUIET),
                 "history-download",
             )
+        self.go_on.click(None, None, None, js=_TO_COMPARE_JS)
         # Emptied first, so that asking for the same conversation again is a change too.
         self.go_on.click(lambda: None, None, self.history.open_in_compare, **_QUIET).then(
             lambda conversation_id: conversation_id, self.selected, self.history.open_in_compare, **_QUIET
