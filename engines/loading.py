@@ -58,12 +58,20 @@ def rope_switch(config: Mapping[str, Any]) -> int | None:
     return config.get("original_max_position_embeddings") if kind in ("longrope", "su") else None
 
 
-def load_error(error: Exception, folder: Path, title: str) -> EngineError:
-    """What a person should read when `title` could not load `folder`; an EngineError stays what it is."""
+def load_error(error: Exception, folder: Path, title: str, device: str = "CPU") -> EngineError:
+    """What a person should read when `title` could not load `folder` onto `device`.
+
+    An EngineError stays what it is. On a CPU what fails is the model; elsewhere it is as likely the driver.
+    """
     if isinstance(error, EngineError):
         return error
     if is_memory_error(error):
         return OutOfMemoryError(f"{title} ran out of memory while loading {folder.name}.", _MEMORY_REMEDY)
+    if device != "CPU":
+        return EngineError(
+            f"{title} cannot load the model in {folder} onto {device}: {first_sentence(error)}",
+            "Update the device's driver, or choose another device or precision.",
+        )
     return ModelError(f"{title} cannot load the model in {folder}: {first_sentence(error)}", _MODEL_REMEDY)
 
 

@@ -112,7 +112,7 @@ class ONNXRuntimeGenAIEngine(Engine):
                 config.append_provider(_PROVIDERS[target.device])
             self._model = onnxruntime_genai.Model(config)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title) from error
+            raise loading.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
         facts = loading.read_config(folder)
         self._switch = loading.rope_switch(facts)

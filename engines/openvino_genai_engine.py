@@ -107,7 +107,7 @@ class OpenVINOGenAIEngine(Engine):
         try:
             self._pipeline = openvino_genai.LLMPipeline(folder, target.device, **properties, **limits)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title) from error
+            raise loading.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
         self._chat = not self._prompt_limit
         self._switch = loading.rope_switch(config)

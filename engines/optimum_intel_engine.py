@@ -101,7 +101,7 @@ class OptimumIntelEngine(Engine):
             started = time.perf_counter()
             self._model.compile()
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title) from error
+            raise loading.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
         self._switch = loading.rope_switch(config)
         device, details = openvino_devices.describe(target.device, properties)

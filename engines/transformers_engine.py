@@ -83,7 +83,7 @@ class TransformersEngine(Engine):
         try:
             self._model = _load_model(folder, target.precision, self._device)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title) from error
+            raise loading.load_error(error, folder, SPEC.title, target.device) from error
         self._extra = _optional_arguments(self._model)
         self._switch = loading.rope_switch(config)
         details = {

@@ -136,7 +136,7 @@ def test_greedy_replies_repeat(generate):
 def test_a_seed_repeats_a_draw(manager, target, generate):
     if not {"temperature", "seed"} <= set(manager.specs[target.engine].honours):
         pytest.skip(f"{target.engine} takes no seed")
-    draw = ask("Tell me a story.", temperature=1.5, seed=11, reuse_kv_cache=False)
+    draw = ask("Tell me a story.", temperature=3.0, seed=11, reuse_kv_cache=False)
     assert generate(draw).text == generate(draw).text
     others = {generate(replace(draw, seed=seed)).text for seed in (12, 13, 14)}
     assert others != {generate(draw).text}
@@ -171,7 +171,7 @@ def test_a_follow_up_turn_says_what_a_fresh_worker_says(manager, target, generat
     assert [run.text for run in kept] == [run.text for run in fresh]
     assert not any(run.metrics.cached_prompt_tokens for run in fresh)
     if spec.reuses_kv_cache and target.device.split(".")[0] != "NPU":
-        assert all(run.metrics.cached_prompt_tokens > 10 for run in kept[1:])
+        assert all(run.metrics.cached_prompt_tokens >= 16 for run in kept[1:])
 
 
 def test_a_prompt_may_come_again_and_again(generate):

@@ -1,0 +1,53 @@
+"""How much of a kept KV cache a prompt may use, and what model folders say about their length."""
+
+import pytest
+
+from engines.kept_cache import LEAST_TOKENS, reusable_tokens
+from engines.loading import context_tokens, first_sentence, rope_switch
+
+KEPT = list(range(100, 160))
+
+
+def test_a_follow_up_uses_all_that_is_kept():
+    assert reusable_tokens(KEPT, [*KEPT, 1, 2, 3]) == len(KEPT)
+
+
+def test_an_edited_chat_uses_what_comes_before_the_edit():
+    assert reusable_tokens(KEPT, [*KEPT[:40], 1, *KEPT[41:]]) == 40
+
+
+@pytest.mark.parametrize("length", [1, 30, 60])
+def test_the_last_prompt_token_is_always_computed(length):
+    reusable = reusable_tokens(KEPT, KEPT[:length])
+    assert reusable == (length - 1 if length > LEAST_TOKENS else 0)
+
+
+def test_a_template_in_common_is_not_a_follow_up():
+    assert reusable_tokens(KEPT, [*KEPT[: LEAST_TOKENS - 1], 1, 2, 3]) == 0
+    assert reusable_tokens([], KEPT) == 0
+
+
+@pytest.mark.parametrize(("prompt_tokens", "reusable"), [(61, 60), (64, 60), (65, 0)])
+def test_nothing_is_kept_across_a_change_of_position_factors(prompt_tokens, reusable):
+    prompt = (KEPT + [1] * 60)[:prompt_tokens]
+    assert reusable_tokens(KEPT, prompt, switch=64) == reusable
+
+
+def test_only_longrope_models_change_their_position_factors():
+    long = {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}
+    assert rope_switch(long) == 4096
+    assert rope_switch({"rope_scaling": None, "original_max_position_embeddings": 1024}) is None
+    assert rope_switch({"rope_parameters": {"rope_type": "default"}}) is None
+
+
+def test_the_context_is_read_under_any_of_its_names():
+    assert context_tokens({"max_position_embeddings": 1024}) == 1024
+    assert context_tokens({"n_positions": 2048}) == 2048
+    assert context_tokens({}) is None
+
+
+def test_a_library_message_is_cut_to_its_telling_line():
+    raw = "Exception from src/core.cpp:112:\nCheck 'x' failed at y.cpp:3:\nThe file is broken\n"
+    assert first_sentence(RuntimeError(raw)) == "The file is broken"
+    assert len(first_sentence(RuntimeError("x" * 1000))) == 240
+    assert first_sentence(RuntimeError("")) == "RuntimeError"
