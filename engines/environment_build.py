@@ -33,6 +33,7 @@ from engines.interpreters import Interpreter
 from engines.protocol import Progress
 
 _GB = 1e9
+_FULL_BYTES = 1_000_000
 _PROBE_TIMEOUT_S = 300.0
 _PROBE = """
 import importlib, importlib.metadata as metadata, json, sys, warnings
@@ -250,7 +251,9 @@ class Build:
 
     def _failure(self, command: Sequence[str], result: guarded.CommandResult) -> SetUpError:
         text, title = result.text, self._spec.title
-        if any(sign in text for sign in _DISK_SIGNS):
+        # venv swallows what ensurepip says, so a disk without room counts as the reason, too.
+        free = shutil.disk_usage(self._log_path.parent).free
+        if free < _FULL_BYTES or any(sign in text for sign in _DISK_SIGNS):
             return self._disk_full()
         if any(sign in text for sign in _LONG_PATH_SIGNS):
             return SetUpError(

@@ -16,7 +16,7 @@ import platform
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,11 +107,16 @@ class EnvironmentStatus:
 class Environments:
     """Creates, finds and repairs the environments of one data directory. Safe to call from any thread."""
 
-    def __init__(self, data_dir: Path, python: str | None = None):
+    def __init__(
+        self,
+        data_dir: Path,
+        python: str | None = None,
+        specs: Sequence[EnvironmentSpec] = ENVIRONMENTS,
+    ):
         """`python` names the interpreter to build on; None: look for one."""
         self._root = Path(data_dir).resolve() / "environments"
         self._python = python
-        self._specs = {spec.name: spec for spec in ENVIRONMENTS}
+        self._specs = {spec.name: spec for spec in specs}
         self._locks = {name: threading.Lock() for name in self._specs}
         self._impossible: dict[str, UnavailableError | None] = {}
 

@@ -1,13 +1,16 @@
 """Shared by all tests: one data directory with the bundled model converted once, and one real manager on it.
 
-BACKEND_ARENA_TEST_DATA names a folder to keep between runs, so that conversions happen once per machine.
+BACKEND_ARENA_TEST_DATA names a folder to keep between runs, so that conversions and environments are made once
+per machine. The isolated environment takes minutes, so it is set up only in runs that include tests/npu.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
 
+from engines.engine import EngineError
 from engines.environments import Environments
 from engines.manager import EngineManager
 from engines.models import ModelLibrary
@@ -32,9 +35,31 @@ def library(data_dir) -> ModelLibrary:
     return ModelLibrary(data_dir)
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Whichever test comes first waits for the environment's set-up."""
+    first = next((item for item in items if "environments" in getattr(item, "fixturenames", ())), None)
+    if first is not None and _about_environments(items):
+        first.add_marker(pytest.mark.timeout(1200))
+
+
+def _about_environments(items) -> bool:
+    return any("npu" in item.path.parts for item in items)
+
+
 @pytest.fixture(scope="session")
-def manager(data_dir, library) -> EngineManager:
+def environments(request, data_dir) -> Environments:
+    """The isolated environments; what stands in their way is for tests/npu to say."""
+    environments = Environments(data_dir)
+    if _about_environments(request.session.items):
+        for name in environments.names():
+            with contextlib.suppress(EngineError):
+                environments.create(name, lambda progress: None)
+    return environments
+
+
+@pytest.fixture(scope="session")
+def manager(data_dir, library, environments) -> EngineManager:
     """The real engines on real workers; targets stay loaded for the tests that follow."""
-    manager = EngineManager(data_dir, library, Environments(data_dir))
+    manager = EngineManager(data_dir, library, environments)
     yield manager
     manager.shutdown()
