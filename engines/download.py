@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class Listing:
     missing_bytes: int
     """Not in the cache yet."""
     parameters: int | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The model's config.json."""
 
     @property
     def total_bytes(self) -> int:
@@ -70,6 +73,7 @@ def list_files(wanted: Wanted, log_path: Path, cancelled: threading.Event) -> Li
         files=answer["files"],
         missing_bytes=answer["missing_bytes"],
         parameters=answer.get("parameters"),
+        config=answer.get("config") or {},
     )
 
 

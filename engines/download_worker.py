@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import hashlib
+import json
 import shutil
 import sys
 import time
@@ -60,7 +61,7 @@ def main() -> int:
         if child.job["action"] == "list":
             sizes = {file.path: file.size for file in files}
             result = {"files": sizes, "parameters": parameters, "missing_bytes": fetch.missing_bytes()}
-            child.result({"commit": commit, **result})
+            child.result({"commit": commit, "config": hub.read_config(files, commit), **result})
         else:
             child.result({"commit": commit, "folder": str(fetch.run())})
     except DownloadError as error:
@@ -113,6 +114,14 @@ class _Hub:
             )
         parameters = getattr(getattr(info, "safetensors", None), "total", None)
         return info.sha, files, parameters
+
+    def read_config(self, files: list[RemoteFile], commit: str) -> dict[str, Any]:
+        """The model's config.json, for the estimates; empty when it cannot be had."""
+        config = next((file for file in files if file.path == "config.json"), None)
+        try:
+            return json.loads(b"".join(self.stream(config, commit, 0))) if config else {}
+        except Exception:  # noqa: BLE001 — the download itself will say what is wrong
+            return {}
 
     def stream(self, file: RemoteFile, commit: str, start: int) -> Iterator[bytes]:
         """The file's bytes from `start` on; yields b"" first if the server begins at zero instead."""

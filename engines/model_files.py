@@ -165,12 +165,23 @@ def read_facts(folder: Path) -> ModelFacts:
     for path in files:
         header = read_safetensors_header(path)
         shapes.update((name, tuple(t["shape"])) for name, t in header.items() if name != "__metadata__")
-    architectures = config.get("architectures") or [None]
+    return facts_from(
+        config,
+        sum(_product(shape) for shape in shapes.values()),
+        sum(path.stat().st_size for path in files),
+        shapes,
+    )
+
+
+def facts_from(
+    config: Mapping[str, Any], parameters: int, weight_bytes: int, shapes: Mapping[str, tuple[int, ...]]
+) -> ModelFacts:
+    """Facts from a config.json and what is known about the weights; `shapes` may be empty."""
     return ModelFacts(
-        architecture=architectures[0],
+        architecture=(config.get("architectures") or [None])[0],
         model_type=config.get("model_type"),
-        parameters=sum(_product(shape) for shape in shapes.values()),
-        weight_bytes=sum(path.stat().st_size for path in files),
+        parameters=parameters,
+        weight_bytes=weight_bytes,
         vocab_size=config.get("vocab_size"),
         hidden_size=config.get("hidden_size"),
         layers=config.get("num_hidden_layers"),

@@ -27,6 +27,7 @@ from engines.model_files import (
     FORMAT_TITLES,
     SAFETENSORS,
     ModelFacts,
+    facts_from,
     file_sizes,
     hash_json,
     read_facts,
@@ -342,6 +343,9 @@ class ModelLibrary:
             steps, load_bytes = self._steps(way, target, spec, cancelled or threading.Event())
         except ModelError as error:
             return dataclasses.replace(plan, refusal=str(error), remedy=error.remedy)
+        if way.fetch is not None and spec.model_format != SAFETENSORS and not trust_remote_code:
+            facts = _expected_facts(self._listing(way.fetch, threading.Event()), target.model)
+            way = dataclasses.replace(way, trust_needed=facts.needs_remote_code)
         ready = way.here is not None or way.finished is not None
         plan = dataclasses.replace(
             plan, ready=ready, steps=steps, load_bytes=load_bytes, needs_remote_code=way.trust_needed
@@ -466,7 +470,7 @@ def _expected_facts(listing: Listing, model: str) -> ModelFacts:
     entry = catalogue.find(model)
     weight_bytes = total_weight_bytes(listing.files)
     parameters = listing.parameters or (entry.parameters if entry else weight_bytes // 2)
-    return ModelFacts(None, None, parameters, weight_bytes, None, None, None, None, False, {})
+    return facts_from(listing.config, parameters, weight_bytes, {})
 
 
 def _download_step(listing: Listing, text: str) -> Step:
