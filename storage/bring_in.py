@@ -99,7 +99,48 @@ def _merge(file: HistoryFile, staged: Path, name: str | None) -> Imported:
     return imported
 
 
+_STORED_AS = {
+    "INTEGER": ("integer", "real", "null"),  # a median between two whole microseconds is none itself
+    "REAL": ("real", "integer", "null"),
+    "TEXT": ("text", "null"),
+    "BLOB": ("blob", "null"),
+}
+_MOMENTS = ("created_at", "updated_at", "started_at", "finished_at")
+_NO_MOMENT = "({0} NOT GLOB '????-??-??T??:??:??.???Z' OR date({0}) IS NOT substr({0}, 1, 10))"
+_RULES = {
+    "machines": "json_type(facts) = 'object'",
+    "environments": "json_type(versions) = 'object' AND json_type(details) = 'object'",
+    "targets": "recipe IS NULL OR json_valid(recipe)",
+    "conversations": "exact IS NULL OR json_type(exact) = 'object'",
+    "turns": "json_type(settings) = 'object' AND mode IN ('together', 'in-turn') "
+    "AND (exact IS NULL OR json_type(exact) = 'object')",
+    "runs": "status IN ('running', 'finished', 'stopped', 'failed', 'interrupted') "
+    "AND typeof(panel) = 'integer' AND typeof(attempt) = 'integer' AND contended IN (0, 1) "
+    "AND length(token_offsets) % 5 IS NOT 1 AND (exact IS NULL OR json_type(exact) = 'object')",
+    "votes": "1",
+}
+
+
+def _check(db: Database) -> None:
+    """Whether the rows of the staged file are as ours would be; SQLite itself takes any value anywhere."""
+    for table in TABLES:
+        columns = db.execute("SELECT name, type FROM pragma_table_info(?)", [table]).fetchall()
+        wrong = [f"typeof({name}) NOT IN {_STORED_AS[kind]}" for name, kind in columns]
+        wrong += [_NO_MOMENT.format(name) for name, _ in columns if name in _MOMENTS]
+        try:
+            bad = _number(
+                db, f"SELECT count(*) FROM other.{table} WHERE {' OR '.join(wrong)} OR NOT ({_RULES[table]})"
+            )
+        except sqlite3.OperationalError as error:  # malformed JSON
+            raise StoreError(f"The file has {table} that no history would have ({error}).") from error
+        if bad:
+            raise StoreError(
+                f"The file has {bad:,} {table} that no history would have; nothing was imported."
+            )
+
+
 def _merge_tables(db: Database, name: str | None) -> Imported:
+    _check(db)
     in_file = _number(db, "SELECT count(*) FROM other.runs")
     before = [_number(db, f"SELECT count(*) FROM main.{table}") for table in ("conversations", "runs")]
     machines = _name_machines(db, name)

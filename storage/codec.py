@@ -66,7 +66,10 @@ def exact(**texts: str | None) -> str | None:
 def restored(row: Mapping[str, Any], name: str) -> str | None:
     """The original of column `name` of a row that has an `exact` column."""
     kept = json.loads(row["exact"]) if row["exact"] else {}
-    return kept[name].encode("ascii").decode("unicode_escape") if name in kept else row[name]
+    try:
+        return kept[name].encode("ascii").decode("unicode_escape")
+    except (KeyError, AttributeError, UnicodeError):  # unchanged; or written by somebody else
+        return row[name]
 
 
 def to_json(value: Any) -> str:

@@ -22,7 +22,10 @@ def when(moment: str | None) -> str:
     """A stored moment by this PC's clock: `22 Nov 2026, 14:03`."""
     if moment is None:
         return fmt.MISSING
-    local = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
+    try:
+        local = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
+    except (ValueError, OverflowError, OSError):  # an import may hold anything
+        return fmt.text(moment)
     return f"{local.day} {local:%b %Y, %H:%M}"
 
 

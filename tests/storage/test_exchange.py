@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from engines.protocol import Failed
 from storage.bring_in import import_file
@@ -21,7 +25,10 @@ from storage.exchange import (
 )
 from storage.records import Conversation, Filter
 from storage.store import Store, StoreError
+from storage.trends import METRICS, trend
 from tests.storage.filling import CPU, OTHER, run, turn
+from ui.history_view import conversation_html, list_html
+from ui.trends_view import trend_html
 
 ODD = "say \x00 \ud83d\ude00 \ud800 😀\n=1+1"
 """NUL, two surrogates that are not a pair, a lone one, a real emoji."""
@@ -168,3 +175,47 @@ def test_markdown_tells_it_all(filled):
     assert "transformers/CPU/fp32 answered best" in text
     assert "**It ended.** Retry." in text
     assert "15.0 tok/s" in text
+
+
+JUNK = [
+    "<script>alert(1)</script>",
+    -1,
+    10**30,
+    1.5,
+    None,
+    [],
+    {"a": [1]},
+    [["x"]],
+    True,
+    "\x00",
+    "{",
+    ["NaN"],
+    "9" * 400,
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(data=st.data())
+def test_an_export_with_a_strange_value_is_refused_or_harmless(filled, tmp_path, data):
+    store, conversation_id = filled
+    document = json.loads(json.dumps(conversation_document(store.file, conversation_id)))
+    part = data.draw(
+        st.sampled_from(["conversation", "run", "turn", "target", "machine_facts", "environment"])
+    )
+    row = document["conversation"] if part == "conversation" else document["runs"][0][part]
+    row[data.draw(st.sampled_from(sorted(row)))] = data.draw(st.sampled_from(JUNK))
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    (folder / "strange.json").write_text(json.dumps(document))
+    other = Store(folder / "arena.sqlite3")
+    with contextlib.suppress(StoreError):
+        import_file(other.file, folder / "strange.json")
+    page = other.conversations()
+    assert "<script" not in list_html(page, "x")
+    for summary in page.summaries:
+        kept = other.conversation(summary.id)
+        assert "<script" not in conversation_html(kept)
+        conversation_markdown(kept)
+    with other.file.reading() as db:
+        for metric in METRICS:
+            trend_html(trend(db, Filter(), metric), 1.0)
+    other.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -237,7 +238,8 @@ def test_views_answer_the_common_questions(store):
     assert medians == [(0, 3, 0.2, 0.3), (1, 1, 0.9, 0.9)]
 
 
-DATASETTE = json.loads((Path(__file__).parents[2] / "storage" / "datasette.json").read_text(encoding="utf-8"))
+ROOT = Path(__file__).parents[2]
+DATASETTE = json.loads((ROOT / "storage" / "datasette.json").read_text(encoding="utf-8"))
 SHIPPED = DATASETTE["databases"][Path(FILE_NAME).stem]
 
 
@@ -261,3 +263,18 @@ def test_the_shipped_descriptions_are_of_this_schema(store):
             assert named <= {column.name for column in db[name].columns}
             if name in ("runs", "turns"):
                 assert db[name].detect_fts() == f"{name}_fts", "Datasette finds the index by the same rule"
+
+
+DOCUMENTED = re.findall(
+    r"```sql\n(.+?)```", (ROOT / "docs" / "history.md").read_text(encoding="utf-8"), re.DOTALL
+)
+
+
+@pytest.mark.parametrize("query", DOCUMENTED)
+def test_the_documented_questions_have_answers(library, query):
+    voted = library.start_conversation()
+    turn_id = turn(library, voted)
+    run(library, turn_id)
+    library.vote(turn_id, 0, blind=True)
+    with library.file.reading() as db:
+        assert db.execute(query).fetchall()
