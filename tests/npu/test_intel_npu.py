@@ -103,14 +103,41 @@ def test_fp16_says_what_transformers_says(manager, record_property):
     assert all(index is None or index > 8 for index in first_divergent.values()), first_divergent
 
 
-@pytest.mark.parametrize("words", [40, 60, 64, 250, 330])
-def test_padding_to_fixed_sizes_changes_nothing(manager, words):
-    """Prompts below, at and above the prefill sizes of 64 and 256 tokens."""
-    messages = user("one " * words + "What is an NPU?")
-    ours, reference = (
-        ids_of(manager, target, messages, 12) for target in (Target("intel-npu", "CPU", "fp16"), REFERENCE)
-    )
-    assert ours[:6] == reference[:6]
+PADDING = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+from engines.intel_npu_engine import ENGINE, _bare_torch
+from engines.protocol import PreparedModel, Target
+weights, cache = sys.argv[1:]
+engine = ENGINE()
+target = Target("intel-npu", "CPU", "fp16")
+engine.load(target, PreparedModel(weights, "demo", "fp16", "safetensors"), cache, lambda progress: None)
+reference = AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32)
+for length in (1, 63, 64, 65, 255, 256, 257, 330, 600):
+    ids = [5 + (31 * i) % 1500 for i in range(length)]
+    with _bare_torch():
+        engine._reset()
+        padded = engine._prefill(ids)[0].float()
+        kept = engine._cache.get_seq_length()
+        engine._reset()
+        whole = engine._forward(ids, length)[0].float()
+        exact = reference(torch.tensor([ids])).logits[0, -1]
+    apart = [float((padded - other).abs().max() / exact.std()) for other in (whole, exact)]
+    print("CHECKED " + json.dumps([length, kept, *apart]))
+"""
+
+
+def test_padding_to_fixed_sizes_changes_nothing(environments, tmp_path):
+    """Logits at, below and above the prefill sizes: as in one pass, and as the reference has them."""
+    command = [environments.interpreter("intel-npu"), "-c", PADDING, str(DEMO_WEIGHTS), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    checked = [json.loads(line[8:]) for line in result.stdout.splitlines() if line.startswith("CHECKED ")]
+    assert len(checked) == 9, result.stderr[-3000:]
+    for length, kept, against_whole, against_exact in checked:
+        assert kept == length
+        assert against_whole < 0.1, checked  # in standard deviations of the logits: rounding of float16
+        assert against_exact < 0.1, checked
 
 
 def test_int8_agrees_with_fp16_on_a_model_with_shared_embeddings(manager):

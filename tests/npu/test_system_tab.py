@@ -5,7 +5,7 @@ import threading
 
 import gradio as gr
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from engines.environments import Environments
 from engines.protocol import Availability, DeviceStatus
@@ -52,17 +52,14 @@ def answers() -> Answers:
 
 
 @pytest.fixture(scope="module")
-def page(place, answers):
+def page(place, answers, browser):
     with gr.Blocks(analytics_enabled=False) as demo:
         system_tab.build(answers, Environments(place / "data", specs=(small_spec(place),)))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=arguments)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.goto(url)
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto(url)
+    yield page
+    page.close()
     demo.close()
 
 
