@@ -103,6 +103,11 @@ def disk_refusal(needed: int, free: int, folder: object) -> tuple[str, str]:
     )
 
 
+def download_brief(what: str, count: int | None) -> str:
+    much = f" (about {size(count)})" if count else ""
+    return f"Not on this computer yet: the first prompt {what}{much}. The Models tab shows the plan."
+
+
 def size(count: float | None) -> str:
     """Decimal units, as the Hub and disk makers write them."""
     if count is None:

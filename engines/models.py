@@ -27,7 +27,6 @@ from engines.model_files import (
     FORMAT_TITLES,
     SAFETENSORS,
     ModelFacts,
-    facts_from,
     file_sizes,
     hash_json,
     read_facts,
@@ -38,15 +37,23 @@ from engines.model_files import (
 from engines.model_hashes import SourceHashes
 from engines.model_inventory import Choice, Installed, Inventory
 from engines.model_plan import (
-    ASSUMED_BYTES_PER_S,
     DISK_MARGIN_BYTES,
     Plan,
     Step,
     disk_refusal,
+    download_brief,
+    duration,
     memory_refusal,
 )
 from engines.model_prebuilt import assemble, find_assembled
 from engines.model_source import Source, resolve
+from engines.model_steps import (
+    complete_snapshot,
+    conversion_steps,
+    download_step,
+    expected_facts,
+    require_tokenizer,
+)
 from engines.protocol import EngineSpec, PreparedModel, Progress, Target
 
 __all__ = ["CancelledError", "ModelLibrary", "Plan"]
@@ -166,7 +173,7 @@ class ModelLibrary:
             return self._way_from(source.folder, target, spec, source, trust_remote_code, hash_large)
         if use_prebuilt and (found := find_assembled(self._models_dir / source.slug, target, spec)):
             return _Way(finished=found)
-        weights = _complete_snapshot(target.model)
+        weights = complete_snapshot(target.model)
         way = None
         if weights is not None:
             way = self._way_from(weights, target, spec, source, trust_remote_code, hash_large)
@@ -210,7 +217,7 @@ class ModelLibrary:
                 "Choose an engine for this format, or the original model.",
             )
         facts = read_facts(folder)
-        _require_tokenizer(folder, target.model)
+        require_tokenizer(folder, target.model)
         recipe = recipe_for(target.model, spec.model_format, target.precision, target.device, facts)
         revision = self._revision(source, folder, hash_large=hash_large) or "never hashed, so never converted"
         conversion = Conversion(
@@ -305,7 +312,7 @@ class ModelLibrary:
 
     def _as_it_is(self, target: Target, folder: Path, *, hash_large: bool = True) -> PreparedModel:
         found = require_format(folder)
-        _require_tokenizer(folder, target.model)
+        require_tokenizer(folder, target.model)
         if found == SAFETENSORS:
             facts = read_facts(folder)
             weight_bytes = facts.weight_bytes
@@ -344,7 +351,7 @@ class ModelLibrary:
         except ModelError as error:
             return dataclasses.replace(plan, refusal=str(error), remedy=error.remedy)
         if way.fetch is not None and spec.model_format != SAFETENSORS and not trust_remote_code:
-            facts = _expected_facts(self._listing(way.fetch, threading.Event()), target.model)
+            facts = expected_facts(self._listing(way.fetch, threading.Event()), target.model)
             way = dataclasses.replace(way, trust_needed=facts.needs_remote_code)
         ready = way.here is not None or way.finished is not None
         plan = dataclasses.replace(
@@ -377,15 +384,15 @@ class ModelLibrary:
         if way.prebuilt is not None:
             return self._prebuilt_steps(way.prebuilt, cancelled)
         if way.conversion is not None:
-            return _conversion_steps(way.conversion.recipe, way.facts)
+            return conversion_steps(way.conversion.recipe, way.facts)
         listing = self._listing(way.fetch, cancelled)
-        steps: tuple[Step, ...] = (_download_step(listing, f"Download {target.model} (original weights)"),)
-        facts = _expected_facts(listing, target.model)
+        steps: tuple[Step, ...] = (download_step(listing, f"Download {target.model} (original weights)"),)
+        facts = expected_facts(listing, target.model)
         if spec.model_format == SAFETENSORS:
             loaded_bytes = int(facts.parameters * BITS.get(target.precision, 16) / 8)
             return steps, load_peak_bytes(loaded_bytes, SAFETENSORS)
         recipe = recipe_for(target.model, spec.model_format, target.precision, target.device, facts)
-        more, load = _conversion_steps(recipe, facts)
+        more, load = conversion_steps(recipe, facts)
         return steps + more, load
 
     def _prebuilt_steps(
@@ -396,7 +403,30 @@ class ModelLibrary:
             return (Step("use", text),), None
         listing = self._listing(Wanted(prebuilt.repository, subfolder=prebuilt.subfolder), cancelled)
         load = load_peak_bytes(total_weight_bytes(listing.files), prebuilt.format)
-        return (_download_step(listing, text),), load
+        return (download_step(listing, text),), load
+
+    def brief(self, target: Target, spec: EngineSpec) -> str | None:
+        """One sentence for a panel whose model is not ready; None when it is. Cheap, without the network."""
+        try:
+            way = self._way(target, spec, hash_large=False)
+        except (ModelError, OSError) as error:
+            return f"{error} {getattr(error, 'remedy', None) or ''}".strip()
+        if way.here is not None or way.finished is not None:
+            return None
+        if way.prebuilt is not None:
+            return download_brief(f"downloads {way.prebuilt.repository}", way.prebuilt.bytes)
+        if way.fetch is not None:
+            entry = catalogue.find(target.model)
+            does = (
+                "downloads the original weights"
+                if spec.model_format == SAFETENSORS
+                else "downloads and converts it"
+            )
+            return download_brief(does, entry and entry.parameters * 2)
+        need = cost(way.conversion.recipe, way.facts)
+        if need.peak_bytes > self._memory():
+            return " ".join(memory_refusal(need.peak_bytes, self._memory(), "Converting it"))
+        return f"Not converted yet: the first prompt does it, in about {duration(need.seconds)}."
 
     def _listing(self, wanted: Wanted, cancelled: threading.Event) -> Listing:
         known = self._listings.get(wanted)
@@ -440,49 +470,6 @@ class ModelLibrary:
         """Remove one entry (its id) or everything of a model; returns the bytes of disk space that came back."""
         self._listings.clear()
         return self.inventory.remove(what)
-
-
-def _complete_snapshot(repository: str) -> Path | None:
-    """The downloaded original weights, if they are all here."""
-    folder = hub_cache.snapshot(repository)
-    if folder is None:
-        return None
-    try:
-        if require_format(folder) != SAFETENSORS:
-            return folder
-        read_facts(folder)
-        _require_tokenizer(folder, repository)
-    except ModelError:
-        return None
-    return folder
-
-
-def _require_tokenizer(folder: Path, model: str) -> None:
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{model} has no tokenizer.json, which every engine here needs for equal prompts.",
-            "Save its tokenizer once with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…).",
-        )
-
-
-def _expected_facts(listing: Listing, model: str) -> ModelFacts:
-    """Facts before the weights are here: from the Hub, the catalogue, or the size of the files."""
-    entry = catalogue.find(model)
-    weight_bytes = total_weight_bytes(listing.files)
-    parameters = listing.parameters or (entry.parameters if entry else weight_bytes // 2)
-    return facts_from(listing.config, parameters, weight_bytes, {})
-
-
-def _download_step(listing: Listing, text: str) -> Step:
-    missing = listing.missing_bytes
-    return Step("download", text, missing, missing, 0, missing / ASSUMED_BYTES_PER_S)
-
-
-def _conversion_steps(recipe, facts: ModelFacts) -> tuple[tuple[Step, ...], int]:
-    need = cost(recipe, facts)
-    text = f"Convert to {FORMAT_TITLES[recipe.format]} {recipe.precision} on this computer"
-    step = Step("convert", text, 0, need.output_bytes, need.peak_bytes, need.seconds)
-    return (step,), load_peak_bytes(need.output_bytes, recipe.format)
 
 
 def _prepared(target: Target, folder: Path, manifest: dict[str, Any]) -> PreparedModel:

@@ -304,3 +304,16 @@ def test_the_command_line_says_what_is_wrong(capsys, tmp_path, cache, arguments,
     status, out, _ = run_cli(capsys, tmp_path, *arguments, "--json")
     assert status == 1
     assert sentence in json.loads(out)["error"]
+
+
+def test_a_panel_is_told_briefly_what_its_first_prompt_will_do(cache, library, fresh, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # none of this asks the Hub
+    demo = Target("onnxruntime-genai", "CPU", "int4")
+    prepare(library, demo, ONNX)
+    assert library.brief(demo, ONNX) is None
+    assert fresh.brief(demo, ONNX).startswith("Not converted yet: the first prompt does it")
+    openvino = Target("openvino-genai", "CPU", "int4", PHI)
+    assert "downloads OpenVINO/Phi-3.5-mini-instruct-int4-ov" in fresh.brief(openvino, OPENVINO)
+    large = Target("onnxruntime-genai", "CPU", "fp32", "Qwen/Qwen3-1.7B")
+    assert "downloads and converts it (about 3.4 GB)" in fresh.brief(large, ONNX)
+    assert "neither a folder nor" in fresh.brief(Target("openvino-genai", "CPU", "int4", "what"), OPENVINO)
