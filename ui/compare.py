@@ -21,7 +21,7 @@ from ui import format as fmt
 from ui.compare_actions import Actions, read_attachment
 from ui.compare_build import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
 from ui.compare_follow import Follower
-from ui.compare_page import PANELS, Desk, Notice, Page, Painter
+from ui.compare_page import PANELS, SLOTS, STREAMED, Desk, Notice, Page, Painter
 from ui.compare_summary import lines, pair_difference
 from ui.compare_targets import ignored_settings
 from ui.compare_welcome import welcome_text
@@ -54,11 +54,21 @@ class Compare:
     # --- helpers ---------------------------------------------------------------------------------------
 
     def _then_follow(self, event: Any) -> Any:
-        return event.then(self._follow, None, self.parts.view(), **_QUIET)
+        """Let the page follow what an event has changed; returns the event after it is shown."""
+        shown = event.then(self._begin, None, self.parts.view(SLOTS), **_QUIET)
+        streamed = shown.then(self._stream, None, self.parts.view(STREAMED), **_QUIET)
+        streamed.then(self._end, None, self.parts.view(SLOTS), **_QUIET)
+        return shown
 
-    async def _follow(self, request: gr.Request) -> AsyncIterator[list[Any]]:
-        async for updates in self.follower.follow(self.desk.page(request)):
+    async def _begin(self, request: gr.Request) -> list[Any]:
+        return await self.follower.begin(self.desk.page(request))
+
+    async def _stream(self, request: gr.Request) -> AsyncIterator[list[Any]]:
+        async for updates in self.follower.stream(self.desk.page(request)):
             yield updates
+
+    async def _end(self, request: gr.Request) -> list[Any]:
+        return await self.follower.end(self.desk.page(request))
 
     def _menus(self, page: Page, panel: int, models: list[tuple[str, str]]) -> list[Any]:
         """Updates for one panel's four menus and its notice."""
@@ -67,6 +77,8 @@ class Compare:
         why = ""
         if trouble:
             why = f'<p class="notice warn">{fmt.text(trouble.reason)} {fmt.text(trouble.remedy or "")}</p>'
+        elif (spec := offer.spec(target.engine)) and (brief := self.desk.library.brief(target, spec)):
+            why = f'<p class="notice">{fmt.text(brief)}</p>'
         return [
             gr.update(choices=offer.engine_choices(), value=target.engine),
             gr.update(choices=offer.device_choices(target.engine), value=target.device),
@@ -120,11 +132,10 @@ class Compare:
         """On every page load: show what is there at once, then what the engines say, then what runs."""
         parts = self.parts
         first = demo.load(self._load, parts.conversation, self._layout_outputs(), js=READ_ADDRESS, **_QUIET)
-        painted = self._then_follow(first)
+        self._then_follow(first)
         probed = first.then(self._probe, None, [*self._layout_outputs(), *parts.heads()], **_QUIET)
         probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
         demo.unload(self._unload)
-        del painted
 
     def _load(self, conversation_id: str, request: gr.Request) -> list[Any]:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())

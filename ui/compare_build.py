@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
-from ui.compare_page import PANELS, SLOTS, Desk
+from ui.compare_page import PANELS, Desk
 
 EXAMPLES = (
     ("Say hello", "Hello! Who are you?"),
@@ -59,12 +60,12 @@ class Parts:
         except KeyError:
             raise AttributeError(name) from None
 
-    def view(self) -> list[Any]:
-        """Components in the order of SLOTS."""
+    def view(self, names: Sequence[str]) -> list[Any]:
+        """Components of the named slots, in that order."""
         found = {}
         for panel, parts in self.panels.items():
             found |= {f"head{panel}": parts.head, f"past{panel}": parts.past, f"now{panel}": parts.now}
-        return [found.get(name) or self.named[name] for name in SLOTS]
+        return [found.get(name) or self.named[name] for name in names]
 
     def heads(self) -> list[Any]:
         return [parts.head for parts in self.panels.values()]

@@ -12,6 +12,7 @@ import itertools
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,7 +40,9 @@ SLOTS = (
     *(f"now{panel}" for panel in PANELS),
     *("notice", "summary", "vote", "diff_one", "diff_other", "diff_text", "announce", "conversation"),
 )
-"""The outputs of every painting, in order."""
+"""The outputs of a whole painting, in order."""
+STREAMED = tuple(name for name in SLOTS if name.startswith(("head", "now")))
+"""The outputs that change while replies grow."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,12 @@ class Page:
     editing: str | None = None
     """Turn whose prompt is being edited: the next prompt replaces it."""
     notice: Notice | None = None
-    following: asyncio.Event | None = None
-    """Set when the newest follower has ended; None before the first."""
-    follower: int = 0
-    """Number of the one follower that may paint this page; a newer one takes over."""
+    stream: int = 0
+    """Number of the one stream that may paint this page; a newer one takes over."""
+    reserved: int | None = None
+    """Number of a stream that is about to start."""
+    stream_ended: asyncio.Event | None = None
+    """Set when the newest stream has ended; None before the first."""
     painted: dict[str, str] = field(default_factory=dict)
     growing: dict[str, GrowingMarkdown] = field(default_factory=dict)
     drawn_long: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -78,6 +83,11 @@ class Page:
     def chosen(self) -> dict[int, Target]:
         return {panel: self.targets[panel] for panel in sorted(self.shown)}
 
+    @property
+    def streams(self) -> bool:
+        """A stream paints this page, or is about to."""
+        return self.stream_ended is not None and not self.stream_ended.is_set()
+
     def forget_painting(self) -> None:
         """The browser has an empty page again: paint everything."""
         self.painted.clear()
@@ -86,7 +96,7 @@ class Page:
 class Pages:
     """Page of each browser tab, by Gradio's session hash; the oldest are dropped."""
 
-    _followers = itertools.count(1)
+    _streams = itertools.count(1)
 
     def __init__(self) -> None:
         self._pages: OrderedDict[str, Page] = OrderedDict()
@@ -110,9 +120,8 @@ class Pages:
         with self._lock:
             self._pages.pop(session, None)
 
-    def new_follower(self, page: Page) -> int:
-        page.follower = next(self._followers)
-        return page.follower
+    def next_stream(self) -> int:
+        return next(self._streams)
 
 
 class Desk:
@@ -197,19 +206,18 @@ class Painter:
     def __init__(self, desk: Desk, clock: Any):
         self._desk, self._clock = desk, clock
 
-    def paint(self, page: Page) -> list[Any]:
-        """Updates in the order of SLOTS; `gr.skip()` where this tab already shows the same."""
+    def paint(self, page: Page, names: Sequence[str]) -> list[Any]:
+        """Updates in the order of `names`; `gr.skip()` where this tab already shows the same."""
         with page.lock:
-            slots = self._slots(page)
-            return [self._update(page, name, slots.get(name)) for name in SLOTS]
+            slots = self._slots(page) if names is SLOTS else self._streamed(page)
+            return [self._update(page, name, slots.get(name)) for name in names]
 
     def paint_heads(self, page: Page) -> list[Any]:
         """Only the heads: for the slow timer that keeps idle panels' state and memory fresh."""
-        if page.following is not None and not page.following.is_set():
+        if page.streams:
             return [gr.skip()] * len(PANELS)
         with page.lock:
-            talk = self._desk.talk(page)
-            slots = self._heads(page, talk, _current_runs(talk))
+            slots = self._heads(page, _current_runs(self._desk.talk(page)))
             return [self._update(page, name, slots.get(name)) for name in SLOTS[: len(PANELS)]]
 
     def _update(self, page: Page, name: str, value: Any) -> Any:
@@ -221,11 +229,19 @@ class Painter:
         page.painted[name] = spelled
         return value if isinstance(value, str) else gr.update(**value)
 
+    def _streamed(self, page: Page) -> dict[str, Any]:
+        current = _current_runs(self._desk.talk(page))
+        naming = self._desk.naming(page)
+        slots = self._heads(page, current)
+        for panel in page.shown:
+            slots[f"now{panel}"] = self._now(page, panel, current.get(panel), naming)
+        return slots
+
     def _slots(self, page: Page) -> dict[str, Any]:
         talk = self._desk.talk(page)
         naming = self._desk.naming(page)
         current = _current_runs(talk)
-        slots = self._heads(page, talk, current)
+        slots = self._heads(page, current)
         for panel in PANELS:
             slots[f"past{panel}"] = self._past(page, talk, panel, naming)
             slots[f"now{panel}"] = self._now(page, panel, current.get(panel), naming)
@@ -238,9 +254,7 @@ class Painter:
         slots["conversation"] = page.conversation_id or ""
         return slots
 
-    def _heads(
-        self, page: Page, talk: Talk | None, current: dict[int, tuple[TalkTurn, Run, RunView]]
-    ) -> dict[str, Any]:
+    def _heads(self, page: Page, current: dict[int, tuple[TalkTurn, Run, RunView]]) -> dict[str, Any]:
         offer, naming = self._desk.offer(), self._desk.naming(page)
         slots = {}
         for panel in page.shown:

@@ -27,32 +27,10 @@ from ui.compare_view import Naming, PanelState, exchange, failure_card, head, nu
 from ui.live import RunView
 from ui.turns import TurnError
 
-ALLOWED_TAGS = set(
-    [
-        "p",
-        "strong",
-        "em",
-        "ul",
-        "ol",
-        "li",
-        "code",
-        "pre",
-        "div",
-        "span",
-        "button",
-        "a",
-        "br",
-        "hr",
-        "blockquote",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "s",
-    ]
-)
+ALLOWED_TAGS = {
+    *("p", "strong", "em", "ul", "ol", "li", "code", "pre", "div", "span", "button", "a", "br", "hr"),
+    *("blockquote", "table", "thead", "tbody", "tr", "th", "td", "s"),
+}
 NAMING = Naming(lambda engine: engine.title())
 
 
