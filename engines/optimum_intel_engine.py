@@ -37,9 +37,6 @@ def device_properties(device: str, cache_dir: str) -> dict[str, str]:
     properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": cache_dir}
     if device == "AUTO":
         del properties["NUM_STREAMS"]  # a property of the device AUTO picks, not of AUTO
-    if device == "CPU":
-        # See openvino_genai_engine: with compressed weights f32 decodes faster than the bf16 default.
-        properties["INFERENCE_PRECISION_HINT"] = "f32"
     return properties
 
 
