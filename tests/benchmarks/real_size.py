@@ -83,6 +83,8 @@ def convert(library: ModelLibrary, target: Target, report: Report) -> None:
     if plan.refusal:
         print(f"{target.spelling}: refused, as it must be here; left out", flush=True)
         return
+    if plan.ready:
+        return
     prepared = library.prepare(target, spec, lambda progress: None, threading.Event())
     manifest = read_manifest(Path(prepared.path))
     report.add(f"convert {target.spelling}", plan.peak_bytes, manifest["peak_rss_bytes"], manifest["seconds"])
