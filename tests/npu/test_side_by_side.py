@@ -34,7 +34,7 @@ def test_five_engines_answer_side_by_side(data_dir, environments, browser, tmp_p
         replies = [driver.reply(number) for number in driver.panels()]
         assert all(len(reply) > 20 for reply in replies), replies
         assert "NPU" in replies[3]
-        assert "CPU" in page.locator("#panel-4 .panel-head").inner_text()
+        assert "CPU" in page.locator("#panel-4 .panel-head").first.inner_text()
         page.close()
     finally:
         arena.manager.shutdown()
