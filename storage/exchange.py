@@ -48,13 +48,12 @@ COLUMNS: dict[str, type] = {
 
 def selection(db: Database, where: Filter) -> Iterator[dict[str, Any]]:
     """The runs that fit a filter, oldest first: a row of COLUMNS each, and its `n` in the table `runs`."""
-    conversation, values = of_conversation(where)
+    conversation, values = of_conversation(db, where)
     run, run_values = of_run(where)
     cursor = db.execute(
         f"""
         SELECT x.*, r.error_message, v.winner AS vote, t.system_prompt, t.prompt, r.text
         FROM conversations c JOIN turns t ON t.conversation_id = c.id JOIN runs r ON r.turn_id = t.id
-        JOIN targets g ON g.id = r.target_id JOIN machines m ON m.id = r.machine_id
         JOIN run_metrics x ON x.n = r.n LEFT JOIN votes v ON v.turn_id = t.id
         WHERE {conversation} AND {run or "1"} ORDER BY r.id
         """,

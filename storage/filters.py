@@ -7,9 +7,12 @@ found by reading the texts.
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import date, datetime, timedelta
 from typing import Any
+
+from sqlite_utils import Database
 
 from storage.codec import readable, timestamp
 from storage.records import Filter
@@ -37,44 +40,49 @@ def fts_query(query: str) -> str | None:
     return " ".join(f'"{word}"*' for word in found)
 
 
-def matching_conversations(query: str, *, everything: bool) -> Condition:
-    """Ids of conversations with a hit; the newest HITS_READ hits only, unless `everything`."""
+def matching_conversations(db: Database, query: str, *, everything: bool) -> list[str]:
+    """Ids of conversations with a hit; of the newest HITS_READ hits only, unless `everything`."""
     fts = fts_query(query)
-    limit = "" if everything else f" ORDER BY rowid DESC LIMIT {HITS_READ}"
     if fts is None:
-        pieces = [piece for piece in (readable(query) or "").replace("\x00", " ").split() if piece]
+        pieces = (readable(query) or "").replace("\x00", " ").split()
         prompts = " AND ".join(["instr(prompt, ?)"] * len(pieces)) or "0"
         replies = prompts.replace("prompt", "text")
-        return (
+        sql = (
             f"SELECT conversation_id FROM turns WHERE {prompts} UNION SELECT conversation_id FROM turns "
-            f"WHERE id IN (SELECT turn_id FROM runs WHERE {replies})",
-            [*pieces, *pieces],
+            f"WHERE id IN (SELECT turn_id FROM runs WHERE {replies})"
         )
-    return (
-        "SELECT t.conversation_id FROM turns t WHERE t.n IN "
-        f"(SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?{limit}) "
-        "UNION SELECT t.conversation_id FROM runs r JOIN turns t ON t.id = r.turn_id WHERE r.n IN "
-        f"(SELECT rowid FROM runs_fts WHERE runs_fts MATCH ?{limit})",
-        [fts, fts],
-    )
+        values = [*pieces, *pieces]
+    else:
+        limit = "" if everything else f" ORDER BY rowid DESC LIMIT {HITS_READ}"
+        sql = (
+            "SELECT t.conversation_id FROM turns t WHERE t.n IN "
+            f"(SELECT rowid FROM turns_fts WHERE turns_fts MATCH ?{limit}) "
+            "UNION SELECT t.conversation_id FROM runs r JOIN turns t ON t.id = r.turn_id WHERE r.n IN "
+            f"(SELECT rowid FROM runs_fts WHERE runs_fts MATCH ?{limit})"
+        )
+        values = [fts, fts]
+    return [row[0] for row in db.execute(sql, values)]
 
 
 def of_run(where: Filter) -> Condition:
-    """Conditions on one run: `r` runs, `g` targets, `m` machines, `t` turns."""
+    """Conditions on one run: `r` runs, `t` turns."""
     parts: list[str] = []
     values: list[Any] = []
-    for column, value in (
-        ("g.engine", where.engine),
-        ("g.device", where.device),
-        ("g.precision", where.precision),
-        ("g.model", readable(where.model)),
-        ("m.name", readable(where.machine)),
-        ("r.status", where.status),
-        ("r.contended", None if where.contended is None else int(where.contended)),
-    ):
-        if value is not None:
-            parts.append(f"{column} = ?")
-            values.append(value)
+    named = {name: readable(getattr(where, name)) for name in ("engine", "device", "precision", "model")}
+    if chosen := {name: value for name, value in named.items() if value is not None}:
+        parts.append(
+            f"r.target_id IN (SELECT id FROM targets WHERE {' AND '.join(f'{name} = ?' for name in chosen)})"
+        )
+        values += chosen.values()
+    if where.machine is not None:
+        parts.append("r.machine_id IN (SELECT id FROM machines WHERE name = ?)")
+        values.append(readable(where.machine))
+    if where.status is not None:
+        parts.append("r.status = ?")
+        values.append(where.status)
+    if where.contended is not None:
+        parts.append("r.contended = ?")
+        values.append(int(where.contended))
     if where.since is not None:
         parts.append("r.started_at >= ?")
         values.append(_start_of(where.since))
@@ -101,7 +109,7 @@ _VOTES = {
 VOTES = tuple(_VOTES)
 
 
-def of_conversation(where: Filter) -> Condition:
+def of_conversation(db: Database, where: Filter) -> Condition:
     """Conditions on one conversation, `c`: it is not deleted, and holds a run that fits, and the words."""
     parts, values = ["c.deleted_at IS NULL"], []
     if where.owner is not None:
@@ -114,16 +122,13 @@ def of_conversation(where: Filter) -> Condition:
     if run:
         parts.append(
             "EXISTS (SELECT 1 FROM turns t CROSS JOIN runs r ON r.turn_id = t.id "
-            "CROSS JOIN targets g ON g.id = r.target_id CROSS JOIN machines m ON m.id = r.machine_id "
             f"WHERE t.conversation_id = c.id AND {run})"
         )
         values += run_values
     if where.query is not None and where.query.strip():
-        found, found_values = matching_conversations(
-            where.query, everything=bool(run) or where.owner is not None
-        )
-        parts.append(f"c.id IN ({found})")
-        values += found_values
+        everything = bool(run) or where.owner is not None
+        parts.append("c.id IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(matching_conversations(db, where.query, everything=everything)))
     return " AND ".join(parts), values
 
 

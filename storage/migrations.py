@@ -48,7 +48,7 @@ def tables(db: Database) -> None:
             created_at TEXT NOT NULL, mode TEXT NOT NULL, settings TEXT NOT NULL,
             prompt TEXT, system_prompt TEXT, replaces_turn_id TEXT, exact TEXT
         );
-        CREATE INDEX turns_conversation ON turns (conversation_id);
+        CREATE INDEX turns_conversation ON turns (conversation_id, id);
         CREATE TABLE runs (
             n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
             turn_id TEXT NOT NULL REFERENCES turns (id) ON DELETE CASCADE,
@@ -65,7 +65,8 @@ def tables(db: Database) -> None:
             token_offsets BLOB, total_s REAL, felt_ttft_s REAL, load_s REAL, compile_s REAL, warmup_s REAL,
             peak_rss_bytes INTEGER, exact TEXT
         );
-        CREATE INDEX runs_turn ON runs (turn_id);
+        -- Holds all that the filters ask for, so that they need not read the rows with their texts.
+        CREATE INDEX runs_turn ON runs (turn_id, target_id, machine_id, status, contended, started_at);
         CREATE INDEX runs_target ON runs (target_id, started_at);
         CREATE INDEX runs_running ON runs (writer) WHERE status = 'running';
         CREATE TABLE votes (
@@ -172,18 +173,17 @@ WHERE place = 1;
 _MEDIANS = """
 CREATE VIEW median_metrics AS
 WITH ranked AS (
-    SELECT *,
-        row_number() OVER (PARTITION BY target_id, machine_id, environment_id, contended ORDER BY decode_tok_s)
-            AS decode_place,
-        count(decode_tok_s) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS decode_count,
-        row_number() OVER (PARTITION BY target_id, machine_id, environment_id, contended ORDER BY ttft_s)
-            AS ttft_place,
-        count(ttft_s) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS ttft_count,
-        row_number() OVER (PARTITION BY target_id, machine_id, environment_id, contended ORDER BY prefill_tok_s)
-            AS prefill_place,
-        count(prefill_tok_s) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS prefill_count,
-        count(*) OVER (PARTITION BY target_id, machine_id, environment_id, contended) AS runs
+    SELECT engine, device, precision, model, machine, contended, decode_tok_s, ttft_s, prefill_tok_s,
+        peak_rss_bytes, started_at, target_id, machine_id, environment_id,
+        row_number() OVER (kind ORDER BY decode_tok_s) AS decode_place,
+        count(decode_tok_s) OVER kind AS decode_count,
+        row_number() OVER (kind ORDER BY ttft_s) AS ttft_place,
+        count(ttft_s) OVER kind AS ttft_count,
+        row_number() OVER (kind ORDER BY prefill_tok_s) AS prefill_place,
+        count(prefill_tok_s) OVER kind AS prefill_count,
+        count(*) OVER kind AS runs
     FROM run_metrics WHERE status = 'finished'
+    WINDOW kind AS (PARTITION BY target_id, machine_id, environment_id, contended)
 )
 SELECT engine, device, precision, model, machine, contended, max(runs) AS runs,
     avg(CASE WHEN decode_place - (runs - decode_count) IN ((decode_count + 1) / 2, (decode_count + 2) / 2)

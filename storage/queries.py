@@ -72,7 +72,7 @@ def chat(db: Database, conversation_id: str) -> list[TurnMemo]:
 
 def conversations(db: Database, where: Filter, *, limit: int, offset: int) -> Page:
     """Pinned first, then newest first."""
-    condition, values = of_conversation(where)
+    condition, values = of_conversation(db, where)
     listed = rows(
         db,
         f"SELECT * FROM conversations c WHERE {condition} ORDER BY pinned DESC, updated_at DESC LIMIT ? OFFSET ?",
@@ -81,11 +81,13 @@ def conversations(db: Database, where: Filter, *, limit: int, offset: int) -> Pa
     if len(listed) < limit and (listed or not offset):
         total = offset + len(listed)
     else:
-        counted = (
-            f"SELECT count(*) FROM (SELECT 1 FROM conversations c WHERE {condition} LIMIT {COUNTED + 1})"
-        )
-        (total,) = db.execute(counted, values).fetchone()
-    return Page(tuple(_summary(db, row, where.query) for row in listed), total, offset)
+        capped = "" if where == Filter() else f" LIMIT {COUNTED + 1}"
+        (total,) = db.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM conversations c WHERE {condition}{capped})", values
+        ).fetchone()
+    more = where != Filter() and total > COUNTED
+    summaries = tuple(_summary(db, row, where.query) for row in listed)
+    return Page(summaries, COUNTED if more else total, offset, more)
 
 
 def _summary(db: Database, row: dict[str, Any], query: str | None) -> Summary:

@@ -133,8 +133,8 @@ class Summary:
     """The text around what a search found; None without a search."""
 
 
-COUNTED = 10_000
-"""Matches are counted up to here."""
+COUNTED = 1000
+"""What a filter or a search finds is counted up to here."""
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,15 @@ class Page:
 
     summaries: tuple[Summary, ...]
     total: int
-    """How many match, counted up to COUNTED."""
+    """How many match; at most COUNTED with a filter."""
     offset: int = 0
+    more: bool = False
+    """There are more than `total`."""
 
     @property
     def total_text(self) -> str:
-        """`1,234`, or `more than 10,000`."""
-        return f"more than {COUNTED:,}" if self.total > COUNTED else f"{self.total:,}"
+        """`1,234`, or `more than 1,000`."""
+        return f"more than {self.total:,}" if self.more else f"{self.total:,}"
 
 
 @dataclass(frozen=True)

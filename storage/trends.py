@@ -66,7 +66,7 @@ def trend(db: Database, where: Filter, metric: str, *, buckets: int = 60) -> Tre
     condition, values = of_run(Filter(**{**vars(where), "query": None, "status": "finished"}))
     points = db.execute(
         f"SELECT r.started_at, {METRICS[metric]}, r.contended, r.machine_id, r.environment_id, m.name "
-        "FROM targets g CROSS JOIN runs r ON r.target_id = g.id CROSS JOIN machines m ON m.id = r.machine_id "
+        "FROM runs r CROSS JOIN machines m ON m.id = r.machine_id "
         "CROSS JOIN turns t ON t.id = r.turn_id CROSS JOIN conversations c ON c.id = t.conversation_id "
         f"WHERE {condition} AND c.deleted_at IS NULL ORDER BY r.started_at",
         values,

@@ -243,7 +243,7 @@ class _Tab:
             f'<p class="hist-position" role="status">{view.position_text(page)}</p>',
             offset,
             gr.update(interactive=offset > 0),
-            gr.update(interactive=offset + len(page.summaries) < page.total),
+            gr.update(interactive=page.more or offset + len(page.summaries) < page.total),
             _notice(self.store.trouble),
         ]
 
