@@ -9,7 +9,7 @@ address.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -20,15 +20,15 @@ from storage.store import Store
 from ui import format as fmt
 from ui.compare_actions import Actions, read_attachment
 from ui.compare_build import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
-from ui.compare_follow import Follower
-from ui.compare_page import PANELS, SLOTS, STREAMED, Desk, Notice, Page, Painter
+from ui.compare_page import PANELS, Desk, Notice, Page
+from ui.compare_paint import Painter
 from ui.compare_summary import lines, pair_difference
 from ui.compare_targets import ignored_settings
 from ui.compare_welcome import welcome_text
 from ui.turns import Turns
 
 READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
-WRITE_ADDRESS = "(id) => window.backendArena && window.backendArena.showConversation(id)"
+ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 
 def build(manager: EngineManager, store: Store, turns: Turns, library: Any) -> Compare:
@@ -43,8 +43,7 @@ class Compare:
         self.desk = desk
         self.actions = Actions(desk)
         self.painter = Painter(desk, time.monotonic)
-        self.follower = Follower(desk, self.painter)
-        self.parts: Parts = build_parts(desk)
+        self.parts: Parts = build_parts(desk, _rpc(self._changes))
         self._wire_prompt()
         self._wire_panels()
         self._wire_toolbar()
@@ -53,22 +52,19 @@ class Compare:
 
     # --- helpers ---------------------------------------------------------------------------------------
 
-    def _then_follow(self, event: Any) -> Any:
-        """Let the page follow what an event has changed; returns the event after it is shown."""
-        shown = event.then(self._begin, None, self.parts.view(SLOTS), **_QUIET)
-        streamed = shown.then(self._stream, None, self.parts.view(STREAMED), **_QUIET)
-        streamed.then(self._end, None, self.parts.view(SLOTS), **_QUIET)
-        return shown
+    def _then_show(self, event: Any) -> Any:
+        """Let the browser ask at once what an event has changed; returns the event after it was told to."""
+        return event.then(None, None, None, js=ASK_NOW, api_visibility="private")
 
-    async def _begin(self, request: gr.Request) -> list[Any]:
-        return await self.follower.begin(self.desk.page(request))
+    def _changes(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """For the browser's questions (page.js): what is new for the page of this key."""
+        page = self.desk.pages.by_key(str(asked.get("key")))
+        if page is None:
+            return {"slots": {}, "running": False, "gone": True}
+        return self.painter.changes(page, everything=bool(asked.get("everything")))
 
-    async def _stream(self, request: gr.Request) -> AsyncIterator[list[Any]]:
-        async for updates in self.follower.stream(self.desk.page(request)):
-            yield updates
-
-    async def _end(self, request: gr.Request) -> list[Any]:
-        return await self.follower.end(self.desk.page(request))
+    def _settle(self, request: gr.Request) -> list[Any]:
+        return self.painter.settle(self.desk.page(request))
 
     def _menus(self, page: Page, panel: int, models: list[tuple[str, str]]) -> list[Any]:
         """Updates for one panel's four menus and its notice."""
@@ -131,9 +127,10 @@ class Compare:
     def wire_load(self, demo: gr.Blocks) -> None:
         """On every page load: show what is there at once, then what the engines say, then what runs."""
         parts = self.parts
-        first = demo.load(self._load, parts.conversation, self._layout_outputs(), js=READ_ADDRESS, **_QUIET)
-        self._then_follow(first)
-        probed = first.then(self._probe, None, [*self._layout_outputs(), *parts.heads()], **_QUIET)
+        outputs = [*self._layout_outputs(), parts.live]
+        first = demo.load(self._load, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
+        probed = first.then(self._probe, None, self._layout_outputs(), **_QUIET)
+        self._then_show(probed)
         probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
         demo.unload(self._unload)
 
@@ -141,7 +138,7 @@ class Compare:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())
         if conversation_id:
             self.actions.open(page, str(conversation_id)[:64])
-        return self._layout(page)
+        return [*self._layout(page), page.key]
 
     def _probe(self, request: gr.Request) -> list[Any]:
         was_unknown = self.desk.offer().probing
@@ -155,7 +152,7 @@ class Compare:
                 p: self.desk.offer().settle(t.engine, t.device, t.precision, t.model)
                 for p, t in page.targets.items()
             }
-        return [*self._layout(page), *self.painter.paint_heads(page)]
+        return self._layout(page)
 
     def _unload(self, request: gr.Request) -> None:
         self.desk.pages.drop(request.session_hash or "none")
@@ -169,7 +166,7 @@ class Compare:
 
     def wire_open(self, conversation: gr.State) -> Any:
         """Show a conversation here whenever `conversation` changes; returns the event after it is shown."""
-        return self._then_follow(
+        return self._then_show(
             conversation.change(self.open_conversation, conversation, self._layout_outputs(), **_QUIET)
         )
 
@@ -180,12 +177,11 @@ class Compare:
         inputs = [parts.prompt, parts.attachment, parts.mode, *parts.settings()]
         outputs = [parts.prompt, parts.attachment, parts.detach, parts.welcome]
         sent = gr.on([parts.send.click, parts.prompt.submit], self._send, inputs, outputs, **_QUIET)
-        self._then_follow(sent)
+        self._then_show(sent)
         parts.to_panel.input(self._send_to, parts.to_panel, None, **_QUIET)
         parts.stop_all.click(self._stop_all, None, None, **_AT_ONCE)
-        parts.attach.upload(
-            self._attach, parts.attach, [parts.attachment, parts.detach, parts.notice], **_QUIET
-        )
+        attached = parts.attach.upload(self._attach, parts.attach, [parts.attachment, parts.detach], **_QUIET)
+        self._then_show(attached)
         parts.detach.click(
             lambda: (None, gr.update(visible=False)), None, [parts.attachment, parts.detach], **_QUIET
         )
@@ -198,7 +194,6 @@ class Compare:
                 show_progress="hidden",
                 api_visibility="private",
             )
-        parts.conversation.change(None, parts.conversation, None, js=WRITE_ADDRESS, api_visibility="private")
 
     def _send(
         self, request: gr.Request, prompt: str, attachment: str | None, mode: str, *fields: Any
@@ -220,9 +215,7 @@ class Compare:
         text, problem = read_attachment(path)
         page.notice = Notice(problem, "warn") if problem else None
         name = fmt.shorten(text.partition("\n")[0], 30) if text else ""
-        notice = f'<p class="notice warn">{fmt.text(problem)}</p>' if problem else ""
-        page.painted.pop("notice", None)
-        return [text, gr.update(visible=bool(text), value=f"Remove {name}"), notice]
+        return [text, gr.update(visible=bool(text), value=f"Remove {name}")]
 
     # --- panels ----------------------------------------------------------------------------------------
 
@@ -235,7 +228,7 @@ class Compare:
                 self._layout_outputs(),
                 **_QUIET,
             )
-            self._then_follow(chosen)
+            self._then_show(chosen)
             self._wire_panel_buttons(panel, parts)
 
     def _wire_panel_buttons(self, panel: int, parts: PanelParts) -> None:
@@ -246,14 +239,14 @@ class Compare:
             (parts.carry_on, lambda page: actions.carry_on(page, panel)),
             (parts.unload, lambda page: actions.unload(page, panel)),
         ):
-            self._then_follow(button.click(self._doing(act), None, None, **_QUIET))
+            self._then_show(button.click(self._doing(act), None, None, **_QUIET))
         removed = parts.remove.click(
             self._relaying(lambda page: actions.remove_panel(page, panel)),
             None,
             self._layout_outputs(),
             **_QUIET,
         )
-        self._then_follow(removed)
+        self._then_show(removed)
         parts.show_log.click(self._log_shower(panel), None, parts.log, **_QUIET)
 
     def _chooser(self, panel: int) -> Callable[..., list[Any]]:
@@ -288,16 +281,15 @@ class Compare:
 
     def _wire_toolbar(self) -> None:
         parts, actions, layout = self.parts, self.actions, self._layout_outputs()
-        self._then_follow(parts.add.click(self._relaying(actions.add_panel), None, layout, **_QUIET))
-        self._then_follow(parts.new.click(self._relaying(actions.new_conversation), None, layout, **_QUIET))
-        self._then_follow(parts.edit.click(self._edit, None, parts.prompt, **_QUIET))
-        self._then_follow(parts.blind.input(self._set_blind, parts.blind, layout, **_QUIET))
+        self._then_show(parts.add.click(self._relaying(actions.add_panel), None, layout, **_QUIET))
+        self._then_show(parts.new.click(self._relaying(actions.new_conversation), None, layout, **_QUIET))
+        self._then_show(parts.edit.click(self._edit, None, parts.prompt, **_QUIET))
+        self._then_show(parts.blind.input(self._set_blind, parts.blind, layout, **_QUIET))
         parts.sets_button.click(self._toggle_sets, parts.set_name, [parts.sets, parts.set_name], **_QUIET)
-        self._then_follow(parts.save_set.click(self._save_set, parts.set_name, parts.set_name, **_QUIET))
-        self._then_follow(parts.delete_set.click(self._delete_set, parts.set_name, parts.set_name, **_QUIET))
+        self._then_show(parts.save_set.click(self._save_set, parts.set_name, parts.set_name, **_QUIET))
+        self._then_show(parts.delete_set.click(self._delete_set, parts.set_name, parts.set_name, **_QUIET))
         used = parts.use_set.click(self._use_set, parts.set_name, layout, **_QUIET)
-        self._then_follow(used)
-        parts.timer.tick(self._refresh_heads, None, parts.heads(), **_QUIET)
+        self._then_show(used)
 
     def _edit(self, request: gr.Request) -> Any:
         text = self.actions.edit_last(self.desk.page(request))
@@ -329,15 +321,13 @@ class Compare:
         self.actions.use_set(page, name)
         return self._layout(page)
 
-    def _refresh_heads(self, request: gr.Request) -> list[Any]:
-        return self.painter.paint_heads(self.desk.page(request))
-
     # --- after a turn ----------------------------------------------------------------------------------
 
     def _wire_after_turn(self) -> None:
         parts = self.parts
-        self._then_follow(parts.vote.input(self._vote, parts.vote, self._layout_outputs(), **_QUIET))
+        self._then_show(parts.vote.input(self._vote, parts.vote, self._layout_outputs(), **_QUIET))
         pair = [parts.diff_one, parts.diff_other]
+        parts.live.submit(self._settle, None, [parts.vote, *pair, parts.diff_text], **_QUIET)
         gr.on([part.input for part in pair], self._difference, pair, parts.diff_text, **_QUIET)
 
     def _vote(self, winner: str, request: gr.Request) -> list[Any]:
@@ -354,7 +344,7 @@ class Compare:
 
     def _wire_welcome(self) -> None:
         parts = self.parts
-        self._then_follow(parts.first_run.click(self._first_run, None, [parts.welcome], **_QUIET))
+        self._then_show(parts.first_run.click(self._first_run, None, [parts.welcome], **_QUIET))
         parts.dismiss.click(self._dismiss, None, parts.welcome, **_QUIET)
 
     def _welcome(self, request: gr.Request) -> list[Any]:
@@ -374,6 +364,15 @@ class Compare:
     def _dismiss(self) -> Any:
         self.desk.keep("compare.welcomed", True)
         return gr.update(visible=False)
+
+
+def _rpc(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A plain function, as Gradio wants to mark those that a browser may call."""
+
+    def changes(asked: dict[str, Any]) -> dict[str, Any]:
+        return answer(asked if isinstance(asked, dict) else {})
+
+    return changes
 
 
 def _ignored_text(ignored: dict[str, list[str]]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,13 @@ EXAMPLES = (
     ("int4 or int8?", "What is the difference between int4 and int8?"),
     ("Tell a story", "Tell me a story about a lighthouse."),
 )
+ASK_ON_LOAD = """
+const start = () => window.backendArena
+  ? window.backendArena.attach(props, server, () => trigger('submit'), watch)
+  : setTimeout(start, 30);
+start();
+"""
+"""Hands the page's script what it needs to ask for changes, as soon as it is there."""
 ALL_PANELS = "all"
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 
@@ -25,9 +32,6 @@ class PanelParts:
     """Components of one panel."""
 
     column: gr.Column
-    head: gr.HTML
-    past: gr.HTML
-    now: gr.HTML
     setup: gr.Accordion
     engine: gr.Dropdown
     device: gr.Dropdown
@@ -60,22 +64,12 @@ class Parts:
         except KeyError:
             raise AttributeError(name) from None
 
-    def view(self, names: Sequence[str]) -> list[Any]:
-        """Components of the named slots, in that order."""
-        found = {}
-        for panel, parts in self.panels.items():
-            found |= {f"head{panel}": parts.head, f"past{panel}": parts.past, f"now{panel}": parts.now}
-        return [found.get(name) or self.named[name] for name in names]
-
-    def heads(self) -> list[Any]:
-        return [parts.head for parts in self.panels.values()]
-
     def settings(self) -> list[Any]:
         names = ("system_prompt", "max_new_tokens", *SAMPLING)
         return [self.named[name] for name in names]
 
 
-def build_parts(desk: Desk) -> Parts:
+def build_parts(desk: Desk, changes: Callable[..., Any]) -> Parts:
     """Lay the tab out; call inside the Blocks."""
     parts = Parts()
     named = parts.named
@@ -88,7 +82,7 @@ def build_parts(desk: Desk) -> Parts:
     _composer(named)
     _settings(named)
     _after_turn(named)
-    _hidden(named)
+    _hidden(named, changes)
     return parts
 
 
@@ -126,7 +120,7 @@ def _toolbar(named: dict[str, Any]) -> None:
 
 def _panel(panel: int, models: list[tuple[str, str]]) -> PanelParts:
     with gr.Column(visible=panel == 1, min_width=0, elem_classes="lane", elem_id=f"panel-{panel}") as column:
-        head = gr.HTML("", elem_classes="panel-head")
+        _slot(f"head{panel}", "panel-head")
         with gr.Accordion(
             "Engine, device, model", open=False, elem_classes="setup", elem_id=f"setup-{panel}"
         ) as setup:
@@ -160,8 +154,8 @@ def _panel(panel: int, models: list[tuple[str, str]]) -> PanelParts:
                 elem_id=f"log-{panel}",
             )
         with gr.Column(elem_classes="panel-scroll", elem_id=f"scroll-{panel}"):
-            past = gr.HTML("", elem_classes="past", elem_id=f"past-{panel}")
-            now = gr.HTML("", elem_classes="now", elem_id=f"now-{panel}")
+            _slot(f"past{panel}", "past")
+            _slot(f"now{panel}", "now")
         with gr.Row(elem_classes="bar panel-actions"):
             stop = gr.Button(
                 "Stop", size="sm", variant="stop", elem_id=f"stop-{panel}", elem_classes="when-running"
@@ -170,9 +164,6 @@ def _panel(panel: int, models: list[tuple[str, str]]) -> PanelParts:
             carry_on = gr.Button("Continue", size="sm", elem_id=f"continue-{panel}", elem_classes="when-idle")
     return PanelParts(
         column,
-        head,
-        past,
-        now,
         setup,
         engine,
         device,
@@ -191,7 +182,8 @@ def _panel(panel: int, models: list[tuple[str, str]]) -> PanelParts:
 
 def _composer(named: dict[str, Any]) -> None:
     with gr.Column(elem_classes="composer", elem_id="composer"):
-        named["notice"] = gr.HTML("", elem_classes="notices", elem_id="notices")
+        with gr.Column(elem_id="notices"):
+            _slot("notices", "notices")
         with gr.Row(elem_classes="prompt-row"):
             named["prompt"] = gr.Textbox(
                 label="Prompt",
@@ -281,7 +273,8 @@ def _settings(named: dict[str, Any]) -> None:
 
 
 def _after_turn(named: dict[str, Any]) -> None:
-    named["summary"] = gr.HTML("", elem_id="summary")
+    with gr.Column(elem_id="summary"):
+        _slot("summary")
     named["vote"] = gr.Radio(
         [], label="Which reply is better?", visible=False, elem_id="vote", elem_classes="card vote"
     )
@@ -296,9 +289,20 @@ def _after_turn(named: dict[str, Any]) -> None:
         named["diff_text"] = gr.HTML("", elem_id="diff-text")
 
 
-def _hidden(named: dict[str, Any]) -> None:
-    named["announce"] = gr.HTML("", elem_id="announce")
-    named["conversation"] = gr.Textbox(
-        "", label="Conversation id", visible="hidden", elem_id="conversation-id"
+def _slot(name: str, classes: str = "") -> gr.HTML:
+    """A place that page.js draws into; Gradio itself never changes it."""
+    return gr.HTML(f'<div class="slot" data-slot="{name}"></div>', elem_classes=classes, js_on_load=None)
+
+
+def _hidden(named: dict[str, Any], changes: Callable[..., Any]) -> None:
+    with gr.Column(elem_id="announce"):
+        _slot("announce")
+    named["conversation"] = gr.Textbox("", label="Conversation id", visible="hidden")
+    named["live"] = gr.HTML(
+        "",
+        html_template="",
+        js_on_load=ASK_ON_LOAD,
+        server_functions=[changes],
+        elem_id="live",
+        container=False,
     )
-    named["timer"] = gr.Timer(5.0)

@@ -30,6 +30,7 @@
 
   function look() {
     document.querySelectorAll(".panel-scroll").forEach(follow);
+    drawAll();
     announceRegion();
   }
 
@@ -79,13 +80,96 @@
     });
   }
 
-  window.backendArena = {
-    showConversation(id) {
-      const url = new URL(window.location.href);
-      if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
-      if (url.href !== window.location.href) window.history.replaceState(null, "", url);
-    },
-  };
+  /* --- what changes on the Compare tab ---
+     The server is asked for changes; the next question waits until the answer is drawn. While replies grow that is
+     about ten times a second, or as often as this computer can; otherwise every few seconds. */
+  const TICK_MS = 100, IDLE_MS = 5000;
+  const slots = {};
+  let key = "", server = null, settle = () => {}, asking = false, askAgain = false, everything = true, failures = 0;
+
+  function sync(old, fresh) {
+    // Make one element's children equal to another's, leaving alone what is equal already (selection, open details).
+    const before = [...old.childNodes], after = [...fresh.childNodes];
+    after.forEach((node, index) => {
+      const present = before[index];
+      if (!present) old.appendChild(node);
+      else if (present.nodeType === 3 && node.nodeType === 3) { if (present.data !== node.data) present.data = node.data; }
+      else if (present.nodeName === node.nodeName && present.nodeType === 1 && node.nodeName !== "TEMPLATE") {
+        for (const { name, value } of [...node.attributes]) if (present.getAttribute(name) !== value) present.setAttribute(name, value);
+        for (const { name } of [...present.attributes]) {
+          if (!node.hasAttribute(name) && !(name === "open" && node.nodeName === "DETAILS")) present.removeAttribute(name);
+        }
+        sync(present, node);
+      } else present.replaceWith(node);
+    });
+    before.slice(after.length).forEach((node) => node.remove());
+  }
+
+  function draw(place) {
+    const html = slots[place.dataset.slot];
+    if (html === undefined || place.drawn === html) return;
+    place.drawn = html;
+    const fresh = document.createElement("template");
+    fresh.innerHTML = html;
+    sync(place, fresh.content);
+  }
+
+  function drawAll() {
+    document.querySelectorAll(".slot").forEach(draw);
+  }
+
+  async function ask() {
+    if (!server || !key) return;
+    if (asking) { askAgain = true; return; }
+    asking = true;
+    try {
+      for (let running = true; running || askAgain;) {
+        askAgain = false;
+        const started = performance.now();
+        const answer = await question();
+        running = answer.running;
+        if (answer.settle) settle();
+        if (running) await new Promise((done) => setTimeout(done, Math.max(20, TICK_MS - (performance.now() - started))));
+      }
+    } finally {
+      asking = false;
+    }
+  }
+
+  async function question() {
+    try {
+      const answer = await server.changes({ key, everything });
+      everything = false;
+      failures = 0;
+      Object.assign(slots, answer.slots);
+      if ("conversation" in answer.slots) showConversation(answer.slots.conversation);
+      drawAll();
+      return answer;
+    } catch (error) {
+      everything = true;
+      failures += 1;
+      await new Promise((done) => setTimeout(done, Math.min(5000, 300 * failures)));
+      return { running: failures < 20 };
+    }
+  }
+
+  function showConversation(id) {
+    const url = new URL(window.location.href);
+    if (id) url.searchParams.set("c", id); else url.searchParams.delete("c");
+    if (url.href !== window.location.href) window.history.replaceState(null, "", url);
+  }
+
+  function attach(props, functions, onSettled, watch) {
+    server = functions;
+    settle = onSettled;
+    const take = () => { if (props.value && props.value !== key) { key = props.value; everything = true; ask(); } };
+    watch("value", take);
+    take();
+  }
+
+  window.backendArena = { ask, attach };
+  setInterval(() => { if (!document.hidden) ask(); }, IDLE_MS);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
 
   function start() {
     let theme = null;
