@@ -118,7 +118,8 @@ class Build:
         self._temporary.mkdir(parents=True)
         self._report(f"Creating an environment on Python {self._base.version_text}", 0.01)
         self._step(log, [self._base.executable, "-m", "venv", str(self._folder)])
-        pip_options = ["--only-binary=:all:", "--requirement", str(spec.requirements)]
+        # Compiling every module takes as long as unpacking them; the import check compiles those in use.
+        pip_options = ["--no-compile", "--only-binary=:all:", "--requirement", str(spec.requirements)]
         if self._builds_from_source:
             wheel = self._build_wheel(log)
             pip_options += ["--find-links", str(wheel.parent)]
