@@ -174,7 +174,8 @@ def _name_machines(db: Database, name: str | None) -> tuple[str, ...]:
         """
         UPDATE other.conversations SET imported_from = coalesce(imported_from, ?1, (
             SELECT nullif(m.name, ?2) FROM other.turns t JOIN other.runs r ON r.turn_id = t.id
-            JOIN other.machines m ON m.id = r.machine_id WHERE t.conversation_id = conversations.id ORDER BY r.id LIMIT 1
+            JOIN other.machines m ON m.id = r.machine_id WHERE t.conversation_id = conversations.id
+            ORDER BY r.id LIMIT 1
         ))
         """,
         [readable(name), platform.node()],

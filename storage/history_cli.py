@@ -30,7 +30,7 @@ def register(subparsers: Any) -> None:
     actions = history.add_subparsers(title="actions", metavar="ACTION", required=True)
 
     search = _action(actions, "search", _search, "conversations in which all words occur, newest first")
-    search.add_argument("query", nargs="?", metavar="WORDS", help="without words: the newest conversations")
+    search.add_argument("query", nargs="*", metavar="WORDS", help="without words: the newest conversations")
     _add_filters(search)
     search.add_argument("--limit", type=_positive, default=20, metavar="N", help="default: %(default)s")
     search.add_argument("--offset", type=int, default=0, metavar="N", help="leave out the first N")
@@ -83,7 +83,10 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
 
 def _filter(arguments: argparse.Namespace) -> Filter:
     names = ("query", "engine", "device", "precision", "model", "machine", "status", "vote", "since", "until")
-    return Filter(**{name: getattr(arguments, name) for name in names})
+    chosen = {name: getattr(arguments, name) for name in names}
+    if isinstance(chosen["query"], list):
+        chosen["query"] = " ".join(chosen["query"]) or None
+    return Filter(**chosen)
 
 
 def _with_store(run: Callable[[Store, argparse.Namespace], int], arguments: argparse.Namespace) -> int:

@@ -46,6 +46,7 @@ def document(capsys, data_dir: Path, *words: str):
 def test_search_finds_prompts_and_replies(capsys, data_dir):
     for words, count in (("neural", 1), ("once UPON", 1), ("npu story", 0), ("t", 1), ('"', 0), ("NEAR(", 0)):
         assert document(capsys, data_dir, "search", words)["total"] == count, words
+    assert document(capsys, data_dir, "search", "processing", "unit")["total"] == 1
     assert document(capsys, data_dir, "search")["total"] == 2
     found = document(capsys, data_dir, "search", "--engine", "transformers", "--status", "failed")
     assert [each["first_prompt"] for each in found["conversations"]] == ["Tell me a story"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -20,7 +19,7 @@ from sqlite_utils import Database
 from storage.migrations import migrations
 from storage.records import Filter
 from storage.store import Store, StoreError
-from tests.storage.filling import CPU, run, turn
+from tests.storage.filling import run, turn
 
 ROOT = Path(__file__).parents[2]
 
@@ -330,61 +329,36 @@ def writer(path: Path, *arguments: str) -> subprocess.Popen:
 
 
 def test_kill_9_a_hundred_times_loses_nothing_finished(tmp_path):
-    """Forked writers save a hundred interpreter starts; each reports what it finished before it was killed."""
+    """The writers are forked by a process of their own: that saves a hundred interpreter starts."""
     if not hasattr(os, "fork"):
         pytest.skip("fork makes a hundred writers affordable, and Windows has none")
     path = tmp_path / "arena.sqlite3"
     Store(path).close()
-    finished = 0
-    for attempt in range(100):
-        reported = _killed_writer(path, delay_s=0.002 + 0.0007 * attempt)
-        finished += reported
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.storage.killed_writers", str(path), "100"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    finished = int(done.stdout)
     store = Store(path)
     assert integrity(path) == "ok"
     interrupted = store.mark_interrupted()
     with store.file.reading() as db:
-        (done,) = db.execute("SELECT count(*) FROM runs WHERE status = 'finished'").fetchone()
+        (saved,) = db.execute("SELECT count(*) FROM runs WHERE status = 'finished'").fetchone()
         (running,) = db.execute("SELECT count(*) FROM runs WHERE status = 'running'").fetchone()
-        (partial,) = db.execute(
-            "SELECT count(*) FROM runs WHERE status = 'interrupted' AND text IS NULL"
-        ).fetchone()
-    assert finished <= done <= finished + 100, "a run that was reported as finished is missing"
-    assert finished > 100, "the writers were killed before they wrote anything"
+        partial = db.execute("SELECT DISTINCT text FROM runs WHERE status = 'interrupted'").fetchall()
+    assert finished <= saved <= finished + 100, "a run that was reported as finished is missing"
+    assert finished > 20, "the writers were killed before they wrote anything"
     assert running == 0
     assert interrupted > 0
-    assert partial <= 200
+    assert ("part",) in partial
+    assert set(partial) <= {("part",), (None,), ("reply " * 50,)}
     with store.file.writing() as db:
         for table in ("turns", "runs"):  # raises when the index and the texts differ
             db.execute(f"INSERT INTO {table}_fts ({table}_fts) VALUES ('integrity-check')")
     store.close()
-
-
-def _killed_writer(path: Path, delay_s: float) -> int:
-    """Fork a writer, kill it after a while of writing; returns how many finished runs it reported."""
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read_end)
-        with contextlib.suppress(BaseException):
-            store = Store(path)
-            conversation_id = store.start_conversation("killed")
-            os.write(write_end, b"r")
-            while True:
-                turn_id = turn(store, conversation_id, "prompt")
-                run(store, turn_id, "reply " * 50)
-                os.write(write_end, b"f")
-                growing = store.start_run(turn_id, 1, CPU, machine={}, contended=False)
-                store.save_partial(growing, "part", (0.1, 0.2))
-        os._exit(1)
-    os.close(write_end)
-    reports = os.read(read_end, 1)
-    time.sleep(delay_s)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    while chunk := os.read(read_end, 65536):
-        reports += chunk
-    os.close(read_end)
-    return reports.count(b"f")
 
 
 def test_two_apps_write_one_history(tmp_path):
