@@ -29,7 +29,8 @@ def build(
     """The whole page. Serve it with `demo.launch(**launch_options())`."""
     # Gradio would put every event into a pandas frame, for a monitoring page that is switched off.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as demo:
+    # Copies of exported and attached files, which Gradio makes to serve them, go after a day.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
         gr.HTML(HEADER, elem_id="header", js_on_load=None)
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):

@@ -119,6 +119,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Tab:
     def __init__(self, store: Store):
         self.store = store
+        self._exports = tempfile.TemporaryDirectory(prefix="backend-arena-", ignore_cleanup_errors=True)
         self.offset = gr.State(0)
         self.selected = gr.State(None)
         self.deleted = gr.State(None)
@@ -326,20 +327,24 @@ class _Tab:
             conversation = self.store.conversation(conversation_id) if conversation_id else None
             if conversation is None:
                 raise StoreError("Open a conversation first.")
-            path = _fresh(file_name(conversation, f".{kind}"))
+            path = self._fresh(file_name(conversation, f".{kind}"))
             exchange.write_text(path, exchange.conversation_text(self.store.file, conversation, kind))
             return _download(path)
 
         return save
 
+    def _fresh(self, name: str) -> Path:
+        """A path in a private folder that goes with the app; Gradio serves a copy that keeps the file's mode."""
+        return Path(tempfile.mkdtemp(dir=self._exports.name)) / name
+
     # --- everything ------------------------------------------------------------------------------------
 
     def _export(self, kind: str, *chosen: str) -> Any:
         if kind == "db":
-            path = _fresh(f"backend-arena-{date.today()}.sqlite3")
+            path = self._fresh(f"backend-arena-{date.today()}.sqlite3")
             exchange.export_database(self.store.file, path)
         elif kind in exchange.EXPORTS:
-            path = _fresh(f"backend-arena-{date.today()}.{kind}")
+            path = self._fresh(f"backend-arena-{date.today()}.{kind}")
             exchange.export_selection(self.store.file, self._filter(*chosen), path, kind)
         else:
             raise StoreError("Choose a format first.")
@@ -490,11 +495,6 @@ def _download(path: Path) -> Any:
     return gr.update(
         value=str(path), label=f"Download {path.name} ({fmt.size(path.stat().st_size)})", visible=True
     )
-
-
-def _fresh(name: str) -> Path:
-    """A path of that name in a new private folder; Gradio serves a copy that keeps the file's mode."""
-    return Path(tempfile.mkdtemp(prefix="backend-arena-")) / name
 
 
 def _day(text: str | None) -> str | None:
