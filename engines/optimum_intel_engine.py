@@ -83,6 +83,11 @@ class OptimumIntelEngine(Engine):
             raise UnavailableError(
                 f"optimum-intel cannot be loaded: {error}.", "pip install optimum-intel openvino"
             ) from error
+        import torch
+
+        torch.set_num_threads(
+            1
+        )  # it only picks tokens here; more threads would fight OpenVINO's for the cores
         on_progress(Progress("compile", f"Compiling for {target.device}"))
         properties = device_properties(target.device, cache_dir)
         try:
@@ -102,7 +107,7 @@ class OptimumIntelEngine(Engine):
         compile_s = time.perf_counter() - started
         self._switch = loading.rope_switch(config)
         device, details = openvino_devices.describe(target.device, properties)
-        details |= {"stateful": bool(self._model.stateful), "torch_threads": _torch_threads()}
+        details["stateful"] = bool(self._model.stateful)
         return LoadReport(device, loading.context_tokens(config), compile_s, details)
 
     def generate(
@@ -187,12 +192,6 @@ class OptimumIntelEngine(Engine):
         self._kept = kept[:keep]
         self._model._past_length = keep
         return True
-
-
-def _torch_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
 
 
 ENGINE = OptimumIntelEngine
