@@ -27,6 +27,21 @@ from engines.protocol import Progress
 MAIN = "main"
 _MARKER = "complete.json"
 _STAGE = "set-up"
+_INSTRUCTION_SETS = (
+    "adx",
+    "aes",
+    "amx",
+    "avx",
+    "bmi",
+    "f16c",
+    "fma",
+    "gfni",
+    "movbe",
+    "sha",
+    "sse",
+    "ssse",
+    "vaes",
+)
 _OTHERS = "Choose one of the other engines."
 
 
@@ -319,7 +334,9 @@ def machine_fingerprint(spec: EnvironmentSpec) -> str:
     parts = [sys.platform, platform.machine()]
     if spec.source_package is not None and sys.platform == "linux":
         with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            parts += [line.partition(":")[2].strip() for line in lines if line.startswith("flags")][:1]
+            flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+            # Only instruction sets: a kernel update adds and removes other flags.
+            parts += sorted(flag for flag in flags if flag.startswith(_INSTRUCTION_SETS))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
