@@ -265,16 +265,20 @@ def test_the_shipped_descriptions_are_of_this_schema(store):
                 assert db[name].detect_fts() == f"{name}_fts", "Datasette finds the index by the same rule"
 
 
-DOCUMENTED = re.findall(
-    r"```sql\n(.+?)```", (ROOT / "docs" / "history.md").read_text(encoding="utf-8"), re.DOTALL
-)
+DOCUMENTED = [
+    statement.strip()
+    for page in ("README.md", "docs/history.md")
+    for block in re.findall(r"```sql\n(.+?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    for statement in block.split(";")
+    if statement.strip()
+]
 
 
 @pytest.mark.parametrize("query", DOCUMENTED)
 def test_the_documented_questions_have_answers(library, query):
-    voted = library.start_conversation()
-    turn_id = turn(library, voted)
+    turn_id = turn(library, library.start_conversation())
     run(library, turn_id)
+    run(library, turn_id, contended=True)
     library.vote(turn_id, 0, blind=True)
     with library.file.reading() as db:
         assert db.execute(query).fetchall()
