@@ -66,6 +66,11 @@ def _action(
 ) -> argparse.ArgumentParser:
     action = actions.add_parser(name, help=help_text)
     action.add_argument("--json", action="store_true", help="print one JSON document")
+    # Both are options of the commands above too; an option is obeyed wherever it stands.
+    action.add_argument(
+        "--offline", action="store_true", default=argparse.SUPPRESS, help="do not use the network"
+    )
+    action.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     action.set_defaults(run=lambda arguments: _run(function, arguments))
     return action
 

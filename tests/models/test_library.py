@@ -274,7 +274,7 @@ def test_the_command_line_does_it_all(library, data_dir, capsys, hub, tmp_path):
     status, out, _ = run_cli(capsys, data_dir, "get", "demo", *on, "--json")
     assert status == 0
     assert json.loads(out)["prepared"][0]["format"] == "onnxruntime-genai"
-    status, out, _ = run_cli(capsys, data_dir, "list", "--json")
+    status, out, _ = run_cli(capsys, tmp_path, "list", "--json", "--data-dir", str(data_dir), "--offline")
     assert {"demo"} <= {model["model"] for model in json.loads(out)["models"]}
     status, out, _ = run_cli(capsys, data_dir, "plan", "demo", *on)
     assert (status, "ready" in out) == (0, True)
