@@ -29,6 +29,7 @@ from engines.model_files import (
     require_format,
     write_json,
 )
+from engines.model_hashes import SourceHashes
 from engines.model_plan import size
 from engines.model_prebuilt import CONVERTER
 from engines.model_source import DEMO_FOLDER, resolve
@@ -74,6 +75,7 @@ class Inventory:
 
     def __init__(self, models_dir: Path):
         self._models_dir = models_dir
+        self._hashes = SourceHashes(models_dir)
 
     # --- listing -------------------------------------------------------------------------------------------
 
@@ -146,8 +148,8 @@ class Inventory:
         problem = damage(folder, manifest["files"])
         if problem is not None:
             problem = f"damaged: {problem}"
-        elif not is_prebuilt and recipe.get("versions") != library_versions(manifest["format"]):
-            problem = "made with other library versions than those installed; not used any more"
+        elif not is_prebuilt:
+            problem = self._outdated(manifest)
         log_path = self._models_dir / "logs" / f"{folder.parent.name}-{folder.name}.log"
         freed = None
         if is_prebuilt:  # the weights are shared with the Hugging Face cache and go together with it
@@ -166,6 +168,20 @@ class Inventory:
             log_path=str(log_path) if log_path.exists() else None,
             freed=freed,
         )
+
+    def _outdated(self, manifest: dict[str, Any]) -> str | None:
+        """Why a sound conversion would not be used any more."""
+        if manifest["recipe"].get("versions") != library_versions(manifest["format"]):
+            return "made with other library versions than those installed; not used any more"
+        source = resolve(manifest["model"])
+        if source.folder is None:
+            snapshot = hub_cache.snapshot(source.model)
+            revision = snapshot.name if snapshot else None
+        else:
+            revision = self._hashes.of(source.folder, hash_large=False) if source.folder.is_dir() else None
+        if revision is not None and revision != manifest["revision"]:
+            return "made from other weights than those here now; not used any more"
+        return None
 
     @staticmethod
     def _entry(

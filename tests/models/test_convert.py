@@ -114,6 +114,8 @@ def test_a_changed_source_is_converted_again(library, copy):
     template = copy / "chat_template.jinja"
     template.write_text(template.read_text() + "\n{# changed #}")
     assert not library.is_ready(target, ONNX)
+    entry = next(e for e in library.installed() if e.path == first.path)
+    assert "made from other weights" in entry.problem
     shutil.copyfile(DEMO_FOLDER / "chat_template.jinja", template)
     assert prepare(library, target, ONNX) == first
     library.remove(str(copy))
