@@ -100,12 +100,11 @@ def head(panel: int, target: Target, naming: Naming, state: PanelState, view: Ru
         under += " · demo model"
     if naming.hidden:
         under, memory = "hidden until you vote", ""
-    percent = f" {fmt.percent(state.fraction)}" if state.fraction is not None else ""
     return (
         f'<div class="ph" data-phase="{state.phase}" data-panel="{panel}">'
         f'<div class="ph-row"><span class="badge p{panel}" aria-hidden="true">{panel}</span>'
         f'<h2 class="ph-title"><span class="sr">Panel {panel}: </span>{fmt.text(naming.engine(panel, target))}</h2>'
-        f'<span class="chip chip-{state.phase}">{fmt.text(state.label + percent)}</span></div>'
+        f'<span class="chip chip-{state.phase}">{fmt.text(state.label)}</span></div>'
         f'<p class="ph-sub"><span class="ph-target" title="{fmt.text(under)}">{fmt.text(under)}</span>{memory}</p>'
         f"{_bar(state)}{figures(view, naming.hidden)}</div>"
     )
@@ -121,7 +120,8 @@ def _bar(state: PanelState) -> str:
         else ""
     )
     slot = f'<span class="bar-slot" aria-hidden="true">{fill}</span>'
-    return f'<p class="ph-doing">{slot}{fmt.text(state.detail or "")}</p>'
+    percent = f"{fmt.percent(state.fraction)} · " if state.fraction is not None else ""
+    return f'<p class="ph-doing">{slot}{fmt.text(percent + (state.detail or ""))}</p>'
 
 
 def figures(view: RunView | None, hidden: bool = False) -> str:

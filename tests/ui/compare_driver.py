@@ -101,7 +101,7 @@ class Driver:
         )
         self.settle()
 
-    def until(self, look: Callable[[], object], expected: object, seconds: float = 10) -> None:
+    def until(self, look: Callable[[], object], expected: object, seconds: float = 30) -> None:
         """Wait until `look()` gives what is expected; the page follows a moment after."""
         deadline = time.monotonic() + seconds
         while (seen := look()) != expected and time.monotonic() < deadline:
