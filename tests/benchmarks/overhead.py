@@ -188,8 +188,8 @@ class BareScript:
         raise SystemExit("the bare script ended")
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(30)
+        self._process.kill()  # some libraries take their time to leave
+        self._process.wait()
 
 
 # --- measuring -----------------------------------------------------------------------------------------------
