@@ -33,7 +33,6 @@ from engines.interpreters import Interpreter
 from engines.protocol import Progress
 
 _GB = 1e9
-_FULL_BYTES = 1_000_000
 _PROBE_TIMEOUT_S = 300.0
 _PROBE = """
 import importlib, importlib.metadata as metadata, json, sys, warnings
@@ -117,7 +116,9 @@ class Build:
         self._check_compiler()
         self._temporary.mkdir(parents=True)
         self._report(f"Creating an environment on Python {self._base.version_text}", 0.01)
-        self._step(log, [self._base.executable, "-m", "venv", str(self._folder)])
+        # In two steps, because venv swallows what ensurepip has to say when it fails.
+        self._step(log, [self._base.executable, "-m", "venv", "--without-pip", str(self._folder)])
+        self._step(log, [str(self._python), "-m", "ensurepip", "--upgrade", "--default-pip"])
         # Compiling every module takes as long as unpacking them; the import check compiles those in use.
         pip_options = ["--no-compile", "--only-binary=:all:", "--requirement", str(spec.requirements)]
         if self._builds_from_source:
@@ -252,9 +253,7 @@ class Build:
 
     def _failure(self, command: Sequence[str], result: guarded.CommandResult) -> SetUpError:
         text, title = result.text, self._spec.title
-        # venv swallows what ensurepip says, so a disk without room counts as the reason, too.
-        free = shutil.disk_usage(self._log_path.parent).free
-        if free < _FULL_BYTES or any(sign in text for sign in _DISK_SIGNS):
+        if any(sign in text for sign in _DISK_SIGNS):
             return self._disk_full()
         if any(sign in text for sign in _LONG_PATH_SIGNS):
             return SetUpError(
@@ -266,7 +265,7 @@ class Build:
                 f"Setting up {title} failed: the package index could not be reached.",
                 f"Check the network connection (or pip's index and proxy settings). {self._again}",
             )
-        if "ensurepip is not" in text:
+        if "ensurepip is not" in text or "No module named ensurepip" in text:
             major, minor, _micro = self._base.version
             return SetUpError(
                 f"{self._base.executable} cannot make virtual environments: its venv package is missing.",
