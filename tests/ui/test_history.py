@@ -22,6 +22,7 @@ from tests.storage.filling import CPU, MACHINE, OTHER, run, turn
 from ui import history_tab, trends_tab
 from ui.theme import launch_options
 
+expect.set_options(timeout=20_000)  # a busy CI machine answers late
 NASTY = "<img src=https://evil.example/x onerror=alert(1)><script>window.hacked = 1</script> \x00 \ud800"
 
 
