@@ -220,7 +220,17 @@ def test_a_person_who_presses_everything(driver, arena):
     page.type("")
     page.ask("the very last one")
     conversation_id = page.page.url.split("c=")[1]
-    page.until(lambda: all(turn.done for turn in arena.turns.live_turns(conversation_id)), True)
+
+    def unfinished() -> list[str]:
+        turns = arena.turns.live_turns(conversation_id)
+        return [
+            f"{turn.prompt[:20]} {run.panel} {run.view().phase}"
+            for turn in turns
+            for run in turn.runs
+            if not run.done.is_set()
+        ]
+
+    page.until(unfinished, [])
     turns = arena.turns.live_turns(conversation_id)
     assert turns[-1].prompt == "the very last one"
     for panel in (1, 2, 3):
