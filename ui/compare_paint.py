@@ -1,6 +1,6 @@
 """Paints a tab: every slot of the page as HTML, and of those only what the browser does not have yet.
 
-The browser asks (assets/page.js), about ten times a second while replies grow and every few seconds otherwise, and
+The browser asks (assets/page.js), some fifteen times a second while replies grow and every few seconds otherwise, and
 asks again only when it has drawn the last answer. So a slow or busy computer draws less often but never falls behind,
 and a closed tab costs nothing.
 """
@@ -22,7 +22,7 @@ from ui.compare_talk import Run, Talk, TalkTurn
 from ui.live import RunView
 
 LONG_TEXT_CHARS = 12_000
-"""Beyond this a growing reply is drawn twice a second instead of ten times."""
+"""Beyond this a growing reply is drawn twice a second instead of fifteen times."""
 
 
 class Painter:

@@ -34,7 +34,7 @@ def test_the_first_click_compares_every_engine_that_can_run_here(manager, real_a
     page = Driver(new_page(real_address))
     expected = [manager.specs[name].title for name in able[:4]]
     assert [
-        page.panel(n).locator(".ph-title").inner_text().split(": ")[-1] for n in page.panels()
+        page.panel(n).locator(".ph-title").inner_text().split("\n")[-1] for n in page.panels()
     ] == expected
     page.page.click("#first-run")
     page.page.wait_for_selector(".now .turn")

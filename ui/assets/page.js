@@ -82,8 +82,8 @@
 
   /* --- what changes on the Compare tab ---
      The server is asked for changes; the next question waits until the answer is drawn. While replies grow that is
-     about ten times a second, or as often as this computer can; otherwise every few seconds. */
-  const TICK_MS = 100, IDLE_MS = 5000;
+     some fifteen times a second, or as often as this computer can; otherwise every few seconds. */
+  const TICK_MS = 60, IDLE_MS = 5000;
   const slots = {};
   let key = "", server = null, settle = () => {}, asking = false, askAgain = false, everything = true, failures = 0;
 
