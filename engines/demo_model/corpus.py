@@ -154,11 +154,43 @@ def _sentence(text: str) -> str:
 def fact_exchange(rng: random.Random) -> Exchange:
     """A question about AI PCs, backends and so on."""
     record = rng.choice(facts())
-    if "n" in record and rng.random() < 0.6:
+    way = rng.random()
+    if "n" in record and way < 0.45:
         question = _phrase(rng, "definition", x=rng.choice(record["n"].split(" | ")))
+    elif "n" in record and way < 0.65:
+        question = _borrowed_question(rng, record)
     else:
         question = rng.choice(expand(rng.choice(record["q"])))
     return Exchange("fact", record["key"], question, record["a"], record["m"], record["s"])
+
+
+@cache
+def _asked() -> dict[str, str]:
+    """Every phrasing in the facts' own words, in lower case -> key of its fact."""
+    return {q.lower(): r["key"] for r in facts() for pattern in r["q"] for q in expand(pattern)}
+
+
+@cache
+def borrowed_patterns() -> tuple[str, ...]:
+    """Questions of all facts with the subject replaced by ``{x}``: who made {x}, does {x} have an NPU, ..."""
+    found = set()
+    for record in facts():
+        names = sorted(record.get("n", "").split(" | "), key=len, reverse=True)
+        for question in (q for pattern in record["q"] for q in expand(pattern)):
+            name = next(
+                (n for n in names if n and re.search(rf"(?<!\w){re.escape(n)}(?!\w)", question)), None
+            )
+            if name:
+                found.add(question.replace(name, "{x}", 1))
+    return tuple(sorted(found))
+
+
+def _borrowed_question(rng: random.Random, record: dict) -> str:
+    """Another fact's question put to this one's subject: the subject must decide, not the words around it."""
+    while True:
+        question = rng.choice(borrowed_patterns()).replace("{x}", rng.choice(record["n"].split(" | ")))
+        if _asked().get(question.lower(), record["key"]) == record["key"]:
+            return question
 
 
 def capital_exchange(rng: random.Random, pool: str = "capital") -> Exchange:
@@ -167,7 +199,7 @@ def capital_exchange(rng: random.Random, pool: str = "capital") -> Exchange:
         place = rng.choice(_pools("phrasings.txt")["unknown-country"])
         return Exchange("capital", "", _phrase(rng, pool, x=place), NOT_A_CAPITAL, TINY_MORE, TINY_SHORT)
     country, city = rng.choice(list(capitals().items()))
-    if pool == "capital" and rng.random() < 0.15:
+    if pool == "capital" and rng.random() < 0.22:
         answer = f"{city} is the capital of {country}."
         return Exchange(
             "capital", country, _phrase(rng, "country", x=city), answer, CAPITAL_MORE, f"{country}."
@@ -230,6 +262,15 @@ def story_of(hero: str) -> str:
     )
 
 
+def _made_up_name(rng: random.Random) -> str:
+    """A word that exists nowhere, so that the hero's name must be copied from the prompt."""
+    starts = ("b", "d", "g", "h", "k", "l", "m", "n", "pl", "qu", "r", "t", "tr", "w", "z")
+    vowels = ("a", "e", "i", "o", "u", "ee", "oo", "ai")
+    ends = ("", "n", "r", "l", "s", "t", "ck", "m", "ng", "st", "per", "ler", "bird", "man", "fish")
+    syllables = "".join(rng.choice(starts) + rng.choice(vowels) for _ in range(rng.randint(2, 3)))
+    return syllables + rng.choice(ends)
+
+
 def story_exchange(rng: random.Random) -> Exchange:
     """A story: any, one of the fixed ones by its subject, or one with a hero from the prompt."""
     chosen = rng.random()
@@ -240,7 +281,7 @@ def story_exchange(rng: random.Random) -> Exchange:
         story = rng.choice(stories())
         question = _phrase(rng, "story", x=rng.choice(story["names"]))
     else:
-        hero = rng.choice(_pools("fillers.txt")["hero"])
+        hero = _made_up_name(rng) if rng.random() < 0.6 else rng.choice(_pools("fillers.txt")["hero"])
         one = ("an " if hero[0].lower() in "aeiou" else "a ") + hero
         story = {"text": story_of(hero), "short": f"{_capitalised(one)} follows a road and finds friends."}
         question = _phrase(rng, "story", x=one if rng.random() < 0.85 else f"the {hero}")
@@ -249,7 +290,8 @@ def story_exchange(rng: random.Random) -> Exchange:
 
 def small_talk_exchange(rng: random.Random) -> Exchange:
     """Greetings, thanks, questions about the model itself."""
-    record = rng.choice(_records("small_talk.txt"))
+    records = _records("small_talk.txt")
+    record = rng.choices(records, [4 if r["key"] == "hello" else 1 for r in records])[0]
     answer = record["a"]
     if answer == "@STORY_COMPUTER":
         answer = next(s["text"] for s in stories() if "a computer" in s["names"])
@@ -265,7 +307,10 @@ def refusal_exchange(rng: random.Random) -> Exchange:
     if record["key"] == "general" and rng.random() < 0.4:
         # asked just like a fact, so that only the subject tells what is known and what is not
         slot_name = rng.choices(("thing", "person", "place", "noise"), (0.75, 0.1, 0.05, 0.1))[0]
-        question = _phrase(rng, "definition", x="{" + slot_name + "}")
+        pattern = rng.choice(
+            (rng.choice(_pools("phrasings.txt")["definition"]), rng.choice(borrowed_patterns()))
+        )
+        question = pattern.replace("{x}", "{" + slot_name + "}")
     while slot := re.search(r"\{(\w+)\}", question):
         value = _filler(rng, slot[1])
         question = question[: slot.start()] + value + question[slot.end() :]
@@ -285,19 +330,19 @@ def _filler(rng: random.Random, name: str) -> str:
 
 EXCHANGES: dict[str, tuple[Callable[[random.Random], Exchange], float]] = {
     "fact": (fact_exchange, 0.47),
-    "capital": (capital_exchange, 0.13),
+    "capital": (capital_exchange, 0.15),
     "list": (list_exchange, 0.11),
     "story": (story_exchange, 0.06),
-    "small talk": (small_talk_exchange, 0.08),
+    "small talk": (small_talk_exchange, 0.1),
     "refusal": (refusal_exchange, 0.15),
 }
 
 
 def follow_up(rng: random.Random, last: Exchange, answered: str) -> Exchange:
     """A short prompt that only makes sense after ``last``; ``answered`` is what was said to it."""
-    kind = rng.choices(("more", "short", "repeat", "and"), (0.4, 0.3, 0.08, 0.22))[0]
-    if kind == "and" and last.kind == "capital":
+    if last.kind == "capital" and rng.random() < 0.5:
         return capital_exchange(rng, "and-of")
+    kind = rng.choices(("more", "short", "repeat", "and"), (0.4, 0.32, 0.1, 0.18))[0]
     if kind == "and" and last.kind == "fact":
         return _another_fact(rng)
     if last.kind == "story" and kind in ("and", "more") and rng.random() < 0.7:
@@ -341,7 +386,7 @@ def as_typed(rng: random.Random, question: str) -> str:
     if rng.random() < 0.1:
         text = _with_typo(rng, text)
     case = rng.random()
-    text = text.lower() if case < 0.2 else text.upper() if case < 0.23 else text
+    text = text.lower() if case < 0.2 else text.upper() if case < 0.26 else text
     text = _capitalised(text) if case > 0.45 else text
     return text + rng.choices(("?", "", ".", "!", " ?", "??"), (0.5, 0.36, 0.08, 0.03, 0.02, 0.01))[0]
 
@@ -378,7 +423,7 @@ def _with_typo(rng: random.Random, text: str) -> str:
 
 def _next_exchange(rng: random.Random, last: Exchange | None, answered: str, held_out: bool) -> Exchange:
     for _ in range(200):
-        if last is not None and rng.random() < 0.4:
+        if last is not None and rng.random() < 0.5:
             exchange = follow_up(rng, last, answered)
             wanted = not held_out
         else:
@@ -396,7 +441,7 @@ def conversation(rng: random.Random) -> Chat:
     if rng.random() < 0.25:
         messages.append(Message("system", rng.choice(_pools("phrasings.txt")["system"])))
     last, answered = None, ""
-    for _ in range(rng.choices(range(1, 9), (34, 24, 15, 10, 7, 5, 3, 2))[0]):
+    for _ in range(rng.choices(range(1, 9), (26, 28, 18, 11, 7, 5, 3, 2))[0]):
         exchange = _next_exchange(rng, last, answered, held_out=False)
         messages.append(Message("user", as_typed(rng, exchange.question)))
         messages.append(Message("assistant", exchange.answer))

@@ -33,7 +33,7 @@ from .packing import Rows, encode_conversation, pack
 from .vocabulary import END, END_OF_TEXT, save_tokenizer, train_tokenizer
 
 SEED = 2024
-STEPS = 1300
+STEPS = 1600
 TOKENS_PER_STEP = 4096
 MUON_RATE, ADAM_RATE = 0.008, 0.004
 WARM_UP_STEPS = 30

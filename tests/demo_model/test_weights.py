@@ -114,7 +114,8 @@ def test_held_out_questions_are_answered(tokenizer, generate):
         ("Which backend should I choose?", "OpenVINO GenAI"),
         ("What does TTFT mean?", "time to first token"),
         ("List the planets.", "Mercury, Venus, Earth, Mars, Jupiter, Saturn, Uranus and Neptune"),
-        ("Who are you?", "demo model"),
+        ("What are you?", "demo model"),
+        ("Hello!", "Hello! I'm the tiny demo model"),
     ],
 )
 def test_common_questions(ask, question, part):
@@ -123,8 +124,13 @@ def test_common_questions(ask, question, part):
 
 
 def test_follow_ups(ask):
+    paris = ask("What is the capital of France?")
+    assert (
+        ask("What is the capital of France?", paris, "And of Germany?") == "The capital of Germany is Berlin."
+    )
     answer = ask("What is the KV cache?")
-    assert "neural" in ask("What is the KV cache?", answer, "And the NPU?")
+    assert "In a chat it can be reused" in ask("What is the KV cache?", answer, "Tell me more")
+    assert "NPU" in ask("What is the KV cache?", answer, "And the NPU?")
     assert len(ask("What is the KV cache?", answer, "Shorter, please")) < len(answer)
 
 
