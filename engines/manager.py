@@ -65,6 +65,8 @@ class EngineFailure(Exception):  # noqa: N818 - the field says failure
 class ModelSource(Protocol):
     """What the manager needs of the model library."""
 
+    def is_ready(self, target: Target, spec: EngineSpec) -> bool: ...
+
     def prepare(
         self, target: Target, spec: EngineSpec, on_progress: OnProgress, cancelled: threading.Event
     ) -> PreparedModel: ...
@@ -385,6 +387,8 @@ class EngineManager:
     def _load_with_room(self, slot: _Slot, report: OnProgress, cancelled: threading.Event) -> None:
         spec = self._spec(slot.target)
         interpreter = self._environments.interpreter(spec.environment)
+        if not self._library.is_ready(slot.target, spec):
+            self._require_device(spec, slot.target.device, report)
         slot.model = self._library.prepare(slot.target, spec, report, cancelled)
         if cancelled.is_set():
             raise EngineFailure(_cancelled())
@@ -398,6 +402,18 @@ class EngineManager:
                 raise
             report(Progress("load", "Out of memory: other models were unloaded, trying once more"))
             self._load_worker(slot, spec, interpreter, report, cancelled)
+
+    def _require_device(self, spec: EngineSpec, device: str, report: OnProgress) -> None:
+        """Refuse a device that is not here before minutes go into downloading or converting for it."""
+        known = (self._availability or {}).get(spec.name)
+        if known is None:
+            report(Progress("start", "Asking the library which devices are here"))
+            known = self._probe(spec)
+        if not known.ok:
+            raise UnavailableError(known.reason or f"{spec.title} has no device here.", known.remedy)
+        status = next((status for status in known.device_status if status.device == device), None)
+        if status is not None and not status.ok:
+            raise UnavailableError(status.reason or f"{spec.title} finds no {device} here.", status.remedy)
 
     def _spec(self, target: Target) -> EngineSpec:
         spec = self.specs.get(target.engine)

@@ -228,6 +228,9 @@ class OneFolder:
     def __init__(self, folder: Path):
         self._folder = folder
 
+    def is_ready(self, target, spec) -> bool:
+        return True
+
     def prepare(self, target, spec, on_progress, cancelled) -> PreparedModel:
         return PreparedModel(str(self._folder), target.model, target.precision, spec.model_format)
 

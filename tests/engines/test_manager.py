@@ -8,9 +8,9 @@ import time
 import psutil
 import pytest
 
-from engines.manager import EngineFailure
+from engines.manager import EngineFailure, EngineManager, MainEnvironment
 from engines.protocol import Failed, Finished, Target
-from tests.helpers.worlds import ECHO, SLOW_ECHO, ask, bad, manager_on
+from tests.helpers.worlds import ECHO, SLOW_ECHO, SPECS, DemoFolder, ask, bad, manager_on
 
 MEMORY = 1_000_000_000
 
@@ -224,3 +224,13 @@ def test_what_does_not_exist_is_said_so(make_manager, target, words):
         touch(make_manager(), target)
     assert caught.value.failed.kind == "unavailable"
     assert caught.value.failed.remedy
+
+
+def test_nothing_is_converted_for_a_device_that_is_not_here(tmp_path):
+    source = DemoFolder()
+    manager = EngineManager(tmp_path, source, MainEnvironment(), specs=SPECS)
+    with pytest.raises(EngineFailure, match="An echo has no GPU"):
+        touch(manager, Target("echo", "GPU", "fast", "far away"))
+    assert source.prepared == 0
+    assert isinstance(touch(manager, Target("echo", "CPU", "fast", "far away")), Finished)
+    manager.shutdown()

@@ -23,6 +23,9 @@ class DemoFolder:
     def __init__(self):
         self.prepared = 0
 
+    def is_ready(self, target, spec) -> bool:
+        return target.model != "far away"
+
     def prepare(self, target, spec, on_progress, cancelled: threading.Event) -> PreparedModel:
         self.prepared += 1
         claimed = int(target.model) if target.model.isdigit() else None
