@@ -16,7 +16,14 @@ MEMORY = 1_000_000_000
 
 
 @pytest.fixture
-def make_manager(tmp_path):
+def children():
+    """The processes started since the test began: other tests' workers may be alive too."""
+    before = set(psutil.Process().children())
+    return lambda: [child for child in psutil.Process().children() if child not in before]
+
+
+@pytest.fixture
+def make_manager(tmp_path, children):
     made = []
 
     def make(**options):
@@ -92,21 +99,21 @@ def test_two_runs_on_one_target_take_turns(make_manager):
     assert all(isinstance(o, Finished) for o in outcomes)
 
 
-def test_the_least_recently_used_idle_worker_makes_room(make_manager):
+def test_the_least_recently_used_idle_worker_makes_room(make_manager, children):
     need = 20_000_000
     limit = [MEMORY]
-    manager = make_manager(available_memory=lambda: limit[0] - _resident_bytes())
+    manager = make_manager(available_memory=lambda: limit[0] - _resident_bytes(children()))
     first, second, third = (sized(need + i) for i in range(3))
     touch(manager, first)
     touch(manager, second)
     touch(manager, first)
-    limit[0] = _resident_bytes() + need  # nine tenths of it may be taken: not quite enough
+    limit[0] = _resident_bytes(children()) + need  # nine tenths of it may be taken: not quite enough
     touch(manager, third)
     assert [manager.state(t).phase for t in (first, second, third)] == ["ready", "absent", "ready"]
 
 
-def _resident_bytes() -> int:
-    return sum(child.memory_info().rss for child in psutil.Process().children())
+def _resident_bytes(processes) -> int:
+    return sum(process.memory_info().rss for process in processes)
 
 
 def test_what_can_never_fit_is_refused_with_the_numbers(make_manager):
@@ -129,13 +136,13 @@ def test_out_of_memory_while_loading_is_a_clear_failure(make_manager):
     assert manager.state(ECHO).phase == "absent"  # it was unloaded for the second try
 
 
-def test_a_worker_in_use_is_not_unloaded(make_manager):
+def test_a_worker_in_use_is_not_unloaded(make_manager, children):
     manager = make_manager()
     with manager.lease(ECHO):
         assert not manager.unload(ECHO)
     assert manager.unload(ECHO)
     assert manager.state(ECHO).phase == "absent"
-    assert not psutil.Process().children()
+    assert not children()
 
 
 def test_idle_workers_end_after_the_keep_alive(make_manager):
@@ -170,10 +177,10 @@ def test_a_good_run_between_two_crashes_forgives(make_manager):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_a_worker_killed_in_idleness_is_started_afresh(make_manager):
+def test_a_worker_killed_in_idleness_is_started_afresh(make_manager, children):
     manager = make_manager()
     touch(manager, ECHO)
-    worker = psutil.Process().children()[0]
+    worker = children()[0]
     os.kill(worker.pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
     while manager.state(ECHO).phase == "ready" and time.monotonic() < deadline:
@@ -184,7 +191,7 @@ def test_a_worker_killed_in_idleness_is_started_afresh(make_manager):
     assert isinstance(touch(manager, ECHO), Finished)
 
 
-def test_a_worker_that_ignores_cancel_is_ended(make_manager, monkeypatch):
+def test_a_worker_that_ignores_cancel_is_ended(make_manager, children, monkeypatch):
     monkeypatch.setattr("engines.manager.CANCEL_TIMEOUT_S", 1.0)
     manager = make_manager()
     with manager.lease(bad("ignore-cancel")) as lease:
@@ -192,10 +199,10 @@ def test_a_worker_that_ignores_cancel_is_ended(make_manager, monkeypatch):
         failed = lease.generate("r", ask(), lambda e: None)
     assert isinstance(failed, Failed)
     assert failed.kind == "hung"
-    assert not psutil.Process().children()
+    assert not children()
 
 
-def test_a_load_that_hangs_can_be_stopped(make_manager):
+def test_a_load_that_hangs_can_be_stopped(make_manager, children):
     manager = make_manager()
     cancelled = threading.Event()
     threading.Timer(1.0, cancelled.set).start()
@@ -203,16 +210,16 @@ def test_a_load_that_hangs_can_be_stopped(make_manager):
         pass
     assert caught.value.failed.kind == "cancelled"
     assert manager.state(bad("hang-on-load")).phase == "absent"
-    assert not psutil.Process().children()
+    assert not children()
 
 
-def test_probing_tells_devices_and_remedies_and_leaves_no_process(make_manager):
+def test_probing_tells_devices_and_remedies_and_leaves_no_process(make_manager, children):
     manager = make_manager()
     assert manager.known_availability is None
     echo = manager.availability()["echo"]
     assert echo.devices == ("CPU",)
     assert echo.device_status[1].remedy == "Use CPU."
-    assert not psutil.Process().children()
+    assert not children()
 
 
 @pytest.mark.parametrize(
