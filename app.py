@@ -144,11 +144,11 @@ def serve(arguments: argparse.Namespace) -> int:
     with arena_on(arguments) as arena:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        import ui
+        from ui.page import build as build_page
         from ui.theme import launch_options
 
         interrupted = arena.store.mark_interrupted()
-        page = ui.build(arena.manager, arena.store, arena.turns, arena.library, arena.environments)
+        page = build_page(arena.manager, arena.store, arena.turns, arena.library, arena.environments)
         page.launch(
             server_name=arguments.host,
             server_port=port,

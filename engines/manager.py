@@ -203,6 +203,7 @@ class EngineManager:
         self._slots: dict[Target, _Slot] = {}
         self._lock = threading.RLock()
         self._probe_lock = threading.Lock()
+        self._probing: set[WorkerProcess] = set()
         self._availability: dict[str, Availability] | None = None
         self._closed = threading.Event()
         threading.Thread(target=self._end_idle_workers, name="keep-alive", daemon=True).start()
@@ -235,18 +236,29 @@ class EngineManager:
             answers.append(event)
             answered.set()
 
+        if self._closed.is_set():
+            return Availability(False, reason="The app is ending.")
         worker = self._start_worker(interpreter, self._log_path(f"probe-{spec.name}"))
+        self._probing.add(worker)
         problem = worker.start(listen)
         try:
-            if problem is None and worker.send(Probe(spec.module)) and answered.wait(PROBE_TIMEOUT_S):
+            if problem is None and worker.send(Probe(spec.module)) and self._wait_for_answer(answered):
                 if isinstance(answers[0], Probed):
                     return answers[0].availability
                 problem = answers[0]
         finally:
+            self._probing.discard(worker)
             worker.stop()
         problem = problem or Failed("hung", f"It did not answer within {PROBE_TIMEOUT_S:.0f} s.")
         remedy = problem.remedy or f"Install the requirements again; see {worker.log_path}."
         return Availability(False, reason=problem.message, remedy=remedy)
+
+    def _wait_for_answer(self, answered: threading.Event) -> bool:
+        deadline = time.monotonic() + PROBE_TIMEOUT_S
+        while not answered.wait(0.1):
+            if self._closed.is_set() or time.monotonic() > deadline:
+                return False
+        return True
 
     # --- what is loaded --------------------------------------------------------------------------------
 
@@ -324,8 +336,11 @@ class EngineManager:
         self._closed.set()
         with self._lock:
             workers = [self._detach(slot, "absent") for slot in self._slots.values() if slot.worker]
+            workers += self._probing
         with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:
             list(pool.map(lambda worker: worker.stop(grace_s=1.0), workers))
+        if self._probe_lock.acquire(timeout=10):  # a probe under way must not outlive the interpreter
+            self._probe_lock.release()
 
     def note_outcome(self, slot: _Slot, outcome: Finished | Failed) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""

@@ -43,7 +43,7 @@ def serve(data_dir: str, turns: int, pipe) -> None:
     """The app in a process of its own, as in life; answers with its address, then with token arrival times."""
     import dataclasses
 
-    import ui
+    from ui.page import build
     from engines.environments import Environments
     from engines.hardware import machine_facts
     from engines.manager import EngineManager
@@ -82,7 +82,7 @@ def serve(data_dir: str, turns: int, pipe) -> None:
     store.set_setting("compare.welcomed", True)
     for n in range(1, PANELS + 1):  # load the workers that the measured turn uses
         turns_.send("warm", [(n, Target(f"echo{n}", "CPU", PACE))], Settings(max_new_tokens=2)).wait(120)
-    demo = ui.build(manager, store, turns_, library, environments)
+    demo = build(manager, store, turns_, library, environments)
     _, address, _ = demo.launch(
         server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options()
     )

@@ -8,13 +8,13 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-import ui
 from engines.environments import Environments
 from engines.hardware import machine_facts
 from engines.manager import EngineManager
 from engines.models import ModelLibrary
 from storage.store import Store
 from tests.helpers import bad_engine, echo_engine
+from ui.page import build
 from ui.theme import launch_options
 from ui.turns import Turns
 
@@ -58,7 +58,7 @@ def serve_page(data_dir: Path, specs=SPECS) -> tuple[gr.Blocks, Arena]:
     library, environments = ModelLibrary(data_dir), Environments(data_dir)
     manager = EngineManager(data_dir, library, environments, specs=specs)
     turns = Turns(manager, store, machine_facts)
-    demo = ui.build(manager, store, turns, library, environments)
+    demo = build(manager, store, turns, library, environments)
     _, address, _ = demo.launch(
         server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options()
     )

@@ -3,11 +3,11 @@
 import pytest
 from playwright.sync_api import expect
 
-import ui
 from engines.environments import Environments
 from engines.hardware import machine_facts
 from storage.store import Store
 from tests.ui.compare_driver import Driver
+from ui.page import build
 from ui.theme import launch_options
 from ui.turns import Turns
 
@@ -16,7 +16,7 @@ from ui.turns import Turns
 def real_address(manager, library, data_dir, tmp_path):
     store = Store(tmp_path / "arena.sqlite3")
     turns = Turns(manager, store, machine_facts)
-    demo = ui.build(manager, store, turns, library, Environments(data_dir))
+    demo = build(manager, store, turns, library, Environments(data_dir))
     _, address, _ = demo.launch(
         server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options()
     )

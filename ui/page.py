@@ -1,0 +1,53 @@
+"""The page: `build` puts the tabs together, theme.py's `launch_options` say how Gradio is to serve it."""
+
+from __future__ import annotations
+
+import os
+
+import gradio as gr
+
+from engines.environments import Environments
+from engines.manager import EngineManager
+from engines.models import ModelLibrary
+from storage.store import Store
+from ui import compare, history_tab, models_tab, system_tab, trends_tab
+from ui.turns import Turns
+
+TITLE = "Backend Arena"
+HEADER = (
+    '<div class="top"><h1>Backend Arena</h1><p>One prompt, every local backend, side by side</p>'
+    '<button type="button" id="theme-switch">Light / dark</button></div>'
+)
+
+
+def build(
+    manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary, environments: Environments
+) -> gr.Blocks:
+    """The whole page. Serve it with `demo.launch(**launch_options())`."""
+    # Gradio would put every event into a pandas frame, for a monitoring page that is switched off.
+    os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
+    # Copies of exported and attached files, which Gradio makes to serve them, go after a day.
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
+        gr.HTML(HEADER, elem_id="header", js_on_load=None)
+        with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
+            with gr.Tab("Compare", id="compare"):
+                page = compare.build(manager, store, turns, library)
+            with gr.Tab("History", id="history"):
+                history = history_tab.build(store, turns)
+            with gr.Tab("Trends", id="trends"):
+                trends_tab.build(store)
+            with gr.Tab("Models", id="models"):
+                models_tab.build(library, manager)
+            with gr.Tab("System", id="system-tab"):
+                system_tab.build(manager, environments)
+        page.wire_load(demo)
+        opened = page.wire_open(history.open_in_compare)
+        opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
+    _poll_calmly(demo)
+    return demo
+
+
+def _poll_calmly(demo: gr.Blocks) -> None:
+    """Outside Windows Gradio's queue looks for work a thousand times a second: 5 % of a core for an idle page."""
+    demo._queue.sleep_when_free = max(demo._queue.sleep_when_free, 0.02)
+    demo._queue.progress_update_sleep_when_free = max(demo._queue.progress_update_sleep_when_free, 0.1)
