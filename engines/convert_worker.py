@@ -167,7 +167,9 @@ _CONVERTERS = {OPENVINO: _to_openvino, ONNXRUNTIME_GENAI: _to_onnxruntime_genai}
 def _refuse_invented_weights(log_path: Path) -> None:
     """transformers fills tensors that a checkpoint lacks with random numbers and only mentions it."""
     text = log_path.read_text(encoding="utf-8", errors="replace") if log_path.exists() else ""
-    missing = re.findall(r"^(\S+)\s*\|\s*MISSING\b", text, re.MULTILINE)
+    missing = list(
+        dict.fromkeys(re.findall(r"^(\S+)\s*\|\s*MISSING\b", text, re.MULTILINE))
+    )  # the library may say it twice
     if missing:
         raise ConversionError(
             f"the checkpoint lacks {len(missing)} tensors of its architecture, for example {missing[0]}"
