@@ -43,7 +43,6 @@ def serve(data_dir: str, turns: int, pipe) -> None:
     """The app in a process of its own, as in life; answers with its address, then with token arrival times."""
     import dataclasses
 
-    from ui.page import build
     from engines.environments import Environments
     from engines.hardware import machine_facts
     from engines.manager import EngineManager
@@ -52,6 +51,7 @@ def serve(data_dir: str, turns: int, pipe) -> None:
     from storage.store import Store
     from tests.benchmarks import steady_engine
     from ui.live import RunFold
+    from ui.page import build
     from ui.theme import launch_options
     from ui.turns import Settings, Turns
 
