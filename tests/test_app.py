@@ -171,7 +171,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path):
 def test_an_unwritable_data_directory_is_one_sentence(tmp_path):
     file = tmp_path / "file"
     file.write_text("not a folder")
-    result = app("--no-browser", data_dir=file / "inside", timeout=60)
+    result = app("--no-browser", "--port", "0", data_dir=file / "inside", timeout=60)
     assert result.returncode == 2
     assert "--data-dir" in result.stderr
     assert "Traceback" not in result.stderr
