@@ -169,7 +169,7 @@ def test_in_turn_runs_one_after_the_other_and_is_not_contended(driver):
     expect(page.page.locator("#summary")).to_contain_text("each alone on the machine")
     page.page.get_by_label("Together").check()
     page.ask("both at once")
-    expect(page.page.locator("#summary .stamp.contended")).to_be_visible()
+    expect(page.page.locator("#summary .stamp.contended")).to_be_visible(timeout=60_000)
 
 
 def test_summary_chart_table_and_word_difference(driver):
