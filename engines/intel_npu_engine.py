@@ -142,11 +142,12 @@ class IntelNPUEngine(Engine):
         on_token: OnToken,
     ) -> GenerationReport:
         from engines.loading import generation_error
+        from engines.torch_decoding import decode
 
-        stops = frozenset() if request.ignore_eos else stop_ids
         try:
             kept = self._keep(prompt_ids) if request.reuse_kv_cache else self._reset()
-            self._decode(list(prompt_ids), kept, request, stops, on_token)
+            with _bare_torch():
+                decode(self._advance, prompt_ids, kept, request, stop_ids, on_token, context=self._context)
         except OutputError as error:
             self._reset()
             raise OutputError(str(error), _GARBAGE_REMEDY) from error
@@ -154,30 +155,6 @@ class IntelNPUEngine(Engine):
             self._reset()  # some layers may hold the last piece, others not
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(kept)
-
-    def _decode(
-        self,
-        ids: list[int],
-        kept: int,
-        request: GenerationRequest,
-        stop_ids: frozenset[int],
-        on_token: OnToken,
-    ) -> None:
-        """The token loop; `ids` grows from the prompt by the reply, `kept` of them are in the cache."""
-        import torch
-
-        from engines.torch_decoding import TokenChooser
-
-        chooser = TokenChooser(request)
-        with _bare_torch():
-            logits = self._prefill(ids[kept:])
-            for count in range(1, request.max_new_tokens + 1):
-                token_id = chooser.choose(logits, torch.tensor([ids]) if chooser.needs_ids else None)
-                ids.append(token_id)
-                full = len(ids) >= self._context
-                if not on_token(token_id) or token_id in stop_ids or count == request.max_new_tokens or full:
-                    return
-                logits = self._forward([token_id], 1)
 
     def _compile(self) -> float:
         """Run every shape once, so that no prompt pays for it; seconds."""
@@ -210,9 +187,11 @@ class IntelNPUEngine(Engine):
         del self._cached_ids[kept:]
         return kept
 
-    def _prefill(self, token_ids: Sequence[int]) -> Any:
-        """Logits after the last of `token_ids`, which go through in pieces of PREFILL_SIZES."""
-        longest = PREFILL_SIZES[-1]
+    def _advance(self, ids: Sequence[int], cached: int) -> Any:
+        """Logits after the last of `ids`; the first `cached` are in the KV cache, the rest goes in PREFILL_SIZES."""
+        token_ids, longest = ids[cached:], PREFILL_SIZES[-1]
+        if len(token_ids) == 1:
+            return self._forward(list(token_ids), 1)
         logits = None
         for start in range(0, len(token_ids), longest):
             piece = list(token_ids[start : start + longest])

@@ -118,38 +118,15 @@ class OptimumIntelEngine(Engine):
         on_token: OnToken,
     ) -> GenerationReport:
         from engines.loading import generation_error
+        from engines.torch_decoding import decode
 
         try:
             cached = self._cut_state(prompt_ids) if request.reuse_kv_cache else 0
-            self._decode(list(prompt_ids), cached, request, stop_ids, on_token)
+            decode(self._forward, prompt_ids, cached, request, stop_ids, on_token, switch=self._switch)
         except Exception as error:
             self._kept = []
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(cached)
-
-    def _decode(
-        self,
-        ids: list[int],
-        cached: int,
-        request: GenerationRequest,
-        stop_ids: frozenset[int],
-        on_token: OnToken,
-    ) -> None:
-        """The token loop; `ids` grows from the prompt by the reply, `cached` of them are in the state."""
-        import torch
-
-        from engines.torch_decoding import TokenChooser
-
-        chooser = TokenChooser(request)
-        for remaining in range(request.max_new_tokens, 0, -1):
-            if self._switch is not None and cached <= self._switch < len(ids):
-                cached = 0  # LongRoPE changes its factors here: the keys so far are of no use
-            logits = self._forward(ids, cached)
-            cached = len(ids)
-            token_id = chooser.choose(logits, torch.tensor([ids]) if chooser.needs_ids else None)
-            ids.append(token_id)
-            if not on_token(token_id) or (token_id in stop_ids and not request.ignore_eos) or remaining == 1:
-                return
 
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the state holds the first `cached`."""

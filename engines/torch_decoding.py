@@ -1,19 +1,55 @@
 """Choosing the next token from logits, as transformers' `generate()` does it, for engines that drive a torch model.
 
-Both torch engines call the model themselves, once per token: that leaves the KV cache in their hands between
-turns, hands every id over at once, and skips `generate()`'s bookkeeping (about 1 ms per token). The choice itself
-is made by transformers' own logits processors, in its order, so the distribution is the library's.
+These engines call the model themselves, once per token: that leaves the KV cache in their hands between turns,
+hands every id over at once, and skips `generate()`'s bookkeeping (about 1 ms per token). The choice itself is made
+by transformers' own logits processors, in its order, so the distribution is the library's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from engines.engine import OutputError
+from engines.engine import OnToken, OutputError
 from engines.protocol import GenerationRequest
 
 if TYPE_CHECKING:
     import torch
+
+
+def decode(
+    forward: Callable[[Sequence[int], int], torch.Tensor],
+    prompt_ids: Sequence[int],
+    cached: int,
+    request: GenerationRequest,
+    stop_ids: frozenset[int],
+    on_token: OnToken,
+    *,
+    switch: int | None = None,
+    context: int | None = None,
+    device: str = "cpu",
+) -> None:
+    """The token loop: until a stop id, `on_token`'s no, `max_new_tokens`, or a full context of `context` tokens.
+
+    `forward(ids, cached)` returns the logits after the last of `ids`, shape (1, vocab), given that the KV cache holds
+    the first `cached` of them. `switch` is the length above which the model's position factors change
+    (`loading.rope_switch`): what was cached below it is of no use above.
+    """
+    import torch
+
+    chooser = TokenChooser(request, device)
+    ids = list(prompt_ids)
+    for count in range(1, request.max_new_tokens + 1):
+        if switch is not None and cached <= switch < len(ids):
+            cached = 0
+        logits = forward(ids, cached)
+        cached = len(ids)
+        token_id = chooser.choose(logits, torch.tensor([ids], device=device) if chooser.needs_ids else None)
+        ids.append(token_id)
+        stopped = token_id in stop_ids and not request.ignore_eos
+        full = count == request.max_new_tokens or (context is not None and len(ids) >= context)
+        if not on_token(token_id) or stopped or full:
+            return
 
 
 class TokenChooser:

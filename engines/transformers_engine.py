@@ -109,40 +109,16 @@ class TransformersEngine(Engine):
         on_token: OnToken,
     ) -> GenerationReport:
         from engines.loading import generation_error
+        from engines.torch_decoding import decode
 
-        stops = frozenset() if request.ignore_eos else stop_ids
+        loop = {"switch": self._switch, "device": self._device}
         try:
             cached = self._crop_cache(prompt_ids) if request.reuse_kv_cache else 0
-            self._decode(list(prompt_ids), cached, request, stops, on_token)
+            decode(self._forward, prompt_ids, cached, request, stop_ids, on_token, **loop)
         except Exception as error:
             self._forget()
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(cached)
-
-    def _decode(
-        self,
-        ids: list[int],
-        cached: int,
-        request: GenerationRequest,
-        stop_ids: frozenset[int],
-        on_token: OnToken,
-    ) -> None:
-        """The token loop; `ids` grows from the prompt by the reply, `cached` of them are in the cache."""
-        import torch
-
-        from engines.torch_decoding import TokenChooser
-
-        chooser = TokenChooser(request, self._device)
-        for _ in range(request.max_new_tokens):
-            if self._switch is not None and cached <= self._switch < len(ids):
-                cached = 0  # LongRoPE changes its factors here: the keys so far are of no use
-            logits = self._forward(ids, cached)
-            cached = len(ids)
-            so_far = torch.tensor([ids], device=self._device) if chooser.needs_ids else None
-            token_id = chooser.choose(logits, so_far)
-            ids.append(token_id)
-            if not on_token(token_id) or token_id in stop_ids:
-                return
 
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the cache holds the first `cached`."""
