@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 from engines import ENGINES
 from engines.engine import EngineError, UnavailableError
 from engines.hardware import available_memory_bytes
+from engines.prober import InterpreterSource, Prober
 from engines.process import WorkerProcess
 from engines.protocol import (
     Availability,
@@ -35,15 +35,12 @@ from engines.protocol import (
     Load,
     Loaded,
     PreparedModel,
-    Probe,
-    Probed,
     Progress,
     Target,
 )
 
 KEEP_ALIVE_S = 300.0
 CANCEL_TIMEOUT_S = 10.0
-PROBE_TIMEOUT_S = 120.0
 CRASHES_UNTIL_BLOCKED = 2
 MEMORY_SHARE = 0.9
 """Share of the available memory that loading a target may take."""
@@ -70,12 +67,6 @@ class ModelSource(Protocol):
     def prepare(
         self, target: Target, spec: EngineSpec, on_progress: OnProgress, cancelled: threading.Event
     ) -> PreparedModel: ...
-
-
-class InterpreterSource(Protocol):
-    """What the manager needs of the environments."""
-
-    def interpreter(self, name: str) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -202,9 +193,7 @@ class EngineManager:
         self._start_worker, self._memory_share = start_worker, memory_share
         self._slots: dict[Target, _Slot] = {}
         self._lock = threading.RLock()
-        self._probe_lock = threading.Lock()
-        self._probing: set[WorkerProcess] = set()
-        self._availability: dict[str, Availability] | None = None
+        self._prober = Prober(self.specs, environments, start_worker, data_dir / "logs")
         self._closed = threading.Event()
         threading.Thread(target=self._end_idle_workers, name="keep-alive", daemon=True).start()
 
@@ -213,52 +202,11 @@ class EngineManager:
     @property
     def known_availability(self) -> Mapping[str, Availability] | None:
         """What the last probe found; None while there was none yet. Never waits."""
-        return self._availability
+        return self._prober.known
 
     def availability(self, *, refresh: bool = False) -> dict[str, Availability]:
         """Engine name -> which devices it has here. The first call takes seconds: every library is asked."""
-        with self._probe_lock:
-            if self._availability is None or refresh:
-                with ThreadPoolExecutor(max_workers=max(1, len(self.specs))) as pool:
-                    answers = pool.map(self._probe, self.specs.values())
-                    self._availability = dict(zip(self.specs, answers, strict=True))
-            return dict(self._availability)
-
-    def _probe(self, spec: EngineSpec) -> Availability:
-        try:
-            interpreter = self._environments.interpreter(spec.environment)
-        except EngineError as error:
-            return Availability(False, reason=str(error), remedy=error.remedy)
-        answers: list[Event] = []
-        answered = threading.Event()
-
-        def listen(event: Event) -> None:
-            answers.append(event)
-            answered.set()
-
-        if self._closed.is_set():
-            return Availability(False, reason="The app is ending.")
-        worker = self._start_worker(interpreter, self._log_path(f"probe-{spec.name}"))
-        self._probing.add(worker)
-        problem = worker.start(listen)
-        try:
-            if problem is None and worker.send(Probe(spec.module)) and self._wait_for_answer(answered):
-                if isinstance(answers[0], Probed):
-                    return answers[0].availability
-                problem = answers[0]
-        finally:
-            self._probing.discard(worker)
-            worker.stop()
-        problem = problem or Failed("hung", f"It did not answer within {PROBE_TIMEOUT_S:.0f} s.")
-        remedy = problem.remedy or f"Install the requirements again; see {worker.log_path}."
-        return Availability(False, reason=problem.message, remedy=remedy)
-
-    def _wait_for_answer(self, answered: threading.Event) -> bool:
-        deadline = time.monotonic() + PROBE_TIMEOUT_S
-        while not answered.wait(0.1):
-            if self._closed.is_set() or time.monotonic() > deadline:
-                return False
-        return True
+        return self._prober.availability(refresh=refresh)
 
     # --- what is loaded --------------------------------------------------------------------------------
 
@@ -336,11 +284,9 @@ class EngineManager:
         self._closed.set()
         with self._lock:
             workers = [self._detach(slot, "absent") for slot in self._slots.values() if slot.worker]
-            workers += self._probing
         with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:
             list(pool.map(lambda worker: worker.stop(grace_s=1.0), workers))
-        if self._probe_lock.acquire(timeout=10):  # a probe under way must not outlive the interpreter
-            self._probe_lock.release()
+        self._prober.shutdown()
 
     def note_outcome(self, slot: _Slot, outcome: Finished | Failed) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""
@@ -403,7 +349,9 @@ class EngineManager:
         spec = self._spec(slot.target)
         interpreter = self._environments.interpreter(spec.environment)
         if not self._library.is_ready(slot.target, spec):
-            self._require_device(spec, slot.target.device, report)
+            # Before minutes go into downloading or converting for a device that is not here.
+            asking = Progress("start", "Asking the library which devices are here")
+            self._prober.require_device(spec, slot.target.device, lambda: report(asking))
         slot.model = self._library.prepare(slot.target, spec, report, cancelled)
         if cancelled.is_set():
             raise EngineFailure(_cancelled())
@@ -417,18 +365,6 @@ class EngineManager:
                 raise
             report(Progress("load", "Out of memory: other models were unloaded, trying once more"))
             self._load_worker(slot, spec, interpreter, report, cancelled)
-
-    def _require_device(self, spec: EngineSpec, device: str, report: OnProgress) -> None:
-        """Refuse a device that is not here before minutes go into downloading or converting for it."""
-        known = (self._availability or {}).get(spec.name)
-        if known is None:
-            report(Progress("start", "Asking the library which devices are here"))
-            known = self._probe(spec)
-        if not known.ok:
-            raise UnavailableError(known.reason or f"{spec.title} has no device here.", known.remedy)
-        status = next((status for status in known.device_status if status.device == device), None)
-        if status is not None and not status.ok:
-            raise UnavailableError(status.reason or f"{spec.title} finds no {device} here.", status.remedy)
 
     def _spec(self, target: Target) -> EngineSpec:
         spec = self.specs.get(target.engine)
@@ -577,15 +513,6 @@ class EngineManager:
                 ]
             for worker in workers:
                 worker.stop()
-
-
-class MainEnvironment:
-    """The one environment that needs no set-up: the interpreter this app runs under."""
-
-    def interpreter(self, name: str) -> Path:
-        if name != "main":
-            raise UnavailableError(f"The environment “{name}” is not set up.")
-        return Path(sys.executable)
 
 
 def _cancelled() -> Failed:

@@ -8,7 +8,8 @@ import time
 import psutil
 import pytest
 
-from engines.manager import EngineFailure, EngineManager, MainEnvironment
+from engines.environments import Environments
+from engines.manager import EngineFailure, EngineManager
 from engines.protocol import Failed, Finished, Target
 from tests.helpers.worlds import ECHO, SLOW_ECHO, SPECS, DemoFolder, ask, bad, manager_on
 
@@ -235,7 +236,7 @@ def test_what_does_not_exist_is_said_so(make_manager, target, words):
 
 def test_nothing_is_converted_for_a_device_that_is_not_here(tmp_path):
     source = DemoFolder()
-    manager = EngineManager(tmp_path, source, MainEnvironment(), specs=SPECS)
+    manager = EngineManager(tmp_path, source, Environments(tmp_path), specs=SPECS)
     with pytest.raises(EngineFailure, match="An echo has no GPU"):
         touch(manager, Target("echo", "GPU", "fast", "far away"))
     assert source.prepared == 0

@@ -3,7 +3,8 @@
 import threading
 from pathlib import Path
 
-from engines.manager import EngineManager, MainEnvironment
+from engines.environments import Environments
+from engines.manager import EngineManager
 from engines.protocol import GenerationRequest, Message, PreparedModel, Target
 from tests.helpers import bad_engine, echo_engine
 
@@ -40,7 +41,7 @@ class DemoFolder:
 
 
 def manager_on(data_dir: Path, **options) -> EngineManager:
-    return EngineManager(data_dir, DemoFolder(), MainEnvironment(), specs=SPECS, **options)
+    return EngineManager(data_dir, DemoFolder(), Environments(data_dir), specs=SPECS, **options)
 
 
 def ask(text: str = "Tell me a story, please.", **options) -> GenerationRequest:
