@@ -99,6 +99,9 @@ class Engine(ABC):
         unexpected error with its traceback one click away.
         """
 
+    def make_ready(self, request: GenerationRequest) -> None:  # noqa: B027 - most engines have nothing to do
+        """Do what a request needs done before its clock starts: dropping a cache that it rules out, say."""
+
     @abstractmethod
     def generate(
         self,

@@ -146,7 +146,7 @@ class Run:
     run_id: str
     request: GenerationRequest
     started: float
-    """`perf_counter` when the request was read."""
+    """`perf_counter` when the request was read, later by what the engine took to get ready for it."""
 
     def __post_init__(self) -> None:
         self.cancelled = threading.Event()
@@ -259,7 +259,9 @@ class Worker:
     def _generate(self, command: Generate, received: float) -> None:
         if self._engine is None:
             raise ProtocolError("generate before load")
-        run = Run(command.run_id, command.request, received)
+        before = time.perf_counter()
+        self._engine.make_ready(command.request)
+        run = Run(command.run_id, command.request, received + (time.perf_counter() - before))
         run.cancelled = self._cancel_event(command.run_id)
         try:
             self._run(run)

@@ -9,6 +9,10 @@ the manager. Then eight turns of a chat with the worker. Wants:
     decode rate, ours / bare            >= 0.98      (median over the rounds of the ratio)
     TTFT, ours - bare                   <= 15 ms     (median over the rounds of the difference)
     TTFT of turn 8 / TTFT of turn 1     <= 1.5       (prompts grow, the kept KV cache makes up for it)
+
+Optimum Intel misses the last one on the CPU: the stateful attention of OpenVINO's CPU plugin, the only one that
+library runs, takes the new tokens of a prompt one at a time once anything is kept. Keeping the cache is still far
+cheaper than computing a long chat again.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ QUESTION = "Tell me what a neural processing unit is good for, and what it is no
 PRECISIONS = {"transformers": "bf16"}
 REPLY_TOKENS = 48
 FOLLOW_UP_TOKENS = 16
-TURNS = 8
+CHATS, TURNS = 3, 8
 MIN_DECODE_RATIO, MAX_TTFT_DIFFERENCE_S, MAX_TURN_RATIO = 0.98, 0.015, 1.5
 
 
@@ -89,7 +93,7 @@ _BARE_OPENVINO_GENAI = (
     """
 import numpy, openvino, openvino_genai as genai
 PROPERTIES = {properties!r}
-pipe = genai.LLMPipeline({folder!r}, {device!r}, ATTENTION_BACKEND="SDPA", **PROPERTIES)
+pipe = genai.LLMPipeline({folder!r}, {device!r}, **PROPERTIES)
 class Streamer(genai.StreamerBase):
     def write(self, token):
         times.append(time.perf_counter())
@@ -240,18 +244,26 @@ def compare(manager: EngineManager, target: Target, cache_dir: Path, rounds: int
 
 
 def follow_up(manager: EngineManager, target: Target) -> dict:
-    """TTFT of each of eight turns of one chat, the same question every time."""
+    """TTFT of each of eight turns of a chat, the same question every time; the median over some chats."""
+    chats, cached = [], []
     with manager.lease(target) as lease:
-        messages, ttfts, cached = (), [], []
-        for _turn in range(TURNS):
-            messages = (*messages, Message("user", QUESTION))
-            request = GenerationRequest(messages, FOLLOW_UP_TOKENS, ignore_eos=True)
-            outcome = lease.generate("run", request, lambda event: None)
-            assert isinstance(outcome, Finished), outcome
-            messages = (*messages, Message("assistant", outcome.text))
-            ttfts.append(outcome.metrics.ttft_s)
-            cached.append(outcome.metrics.cached_prompt_tokens)
-    return {"turn_ttft_s": ttfts, "cached_prompt_tokens": cached, "turn_ratio": ttfts[-1] / ttfts[0]}
+        for chat in range(CHATS + 1):
+            messages, ttfts, cached = (), [], []
+            for _turn in range(TURNS):
+                messages = (*messages, Message("user", f"{chat} {QUESTION}"))
+                request = GenerationRequest(messages, FOLLOW_UP_TOKENS, ignore_eos=True)
+                outcome = lease.generate("run", request, lambda event: None)
+                assert isinstance(outcome, Finished), outcome
+                messages = (*messages, Message("assistant", outcome.text))
+                ttfts.append(outcome.metrics.ttft_s)
+                cached.append(outcome.metrics.cached_prompt_tokens)
+            chats.append(ttfts)
+    chats = chats[1:]  # the first warms up
+    return {
+        "turn_ttft_s": [statistics.median(turn) for turn in zip(*chats, strict=True)],
+        "cached_prompt_tokens": cached,
+        "turn_ratio": statistics.median(ttfts[-1] / ttfts[0] for ttfts in chats),
+    }
 
 
 def verdict(figures: dict, reuses: bool) -> dict[str, bool]:
