@@ -67,6 +67,19 @@ def require_device(device: str, families: Sequence[str]) -> None:
     )
 
 
+def model_cache(device: str, cache_dir: str) -> dict[str, str]:
+    """Properties that keep compiled models in a folder, for devices where compiling takes long (GPU, NPU).
+
+    Not for the CPU: it keeps its weights there too and packs them again all the same. Measured at 3.8 B parameters,
+    int4: load 4.0 s with the folder and 1.7 s without (OpenVINO GenAI), 2.7 GB of disk a target, and 2.6 GB more
+    memory from the second start on (Optimum Intel).
+    """
+    import openvino
+
+    used = openvino.Core().available_devices if family(device) == "AUTO" else [device]
+    return {} if all(family(name) == "CPU" for name in used) else {"CACHE_DIR": cache_dir}
+
+
 def describe(device: str, properties: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Where work given to `device` really runs, and the properties behind its speed.
 

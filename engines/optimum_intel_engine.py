@@ -34,7 +34,9 @@ _CONTINUE = ((),)
 
 def device_properties(device: str, cache_dir: str) -> dict[str, str]:
     """OpenVINO properties for one chat at a time, as this library takes them."""
-    properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": cache_dir}
+    from engines.openvino_devices import model_cache
+
+    properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **model_cache(device, cache_dir)}
     if device == "AUTO":
         del properties["NUM_STREAMS"]  # a property of the device AUTO picks, not of AUTO
     return properties

@@ -140,7 +140,7 @@ def openvino_backend(folder: Path) -> Generate:
     import openvino
     import openvino_genai
 
-    pipeline = openvino_genai.LLMPipeline(str(folder), "CPU", ATTENTION_BACKEND="SDPA")
+    pipeline = openvino_genai.LLMPipeline(str(folder), "CPU")
     config = pipeline.get_generation_config()
     config.max_new_tokens, config.do_sample = MAX_NEW_TOKENS, False
 

@@ -1,4 +1,4 @@
-"""What OpenVINO GenAI's prefix cache really spares, counted in its own steps, against what the engine reports."""
+"""What the OpenVINO engines leave on disk, and what a prefix cache spares, counted in the library's own steps."""
 
 from itertools import product
 
@@ -50,3 +50,10 @@ def test_the_tokens_reported_as_cached_are_not_computed(compute, length, reply_t
         prompt = [*held[: max(1, len(held) - cut)], *random_ids(new_tokens)]
         computed, _ = compute(prompt, 1)
         assert computed == len(prompt) - _cached_tokens(held, prompt), (cut, new_tokens)
+
+
+@pytest.mark.parametrize("engine", ["openvino-genai", "optimum-intel"])
+def test_no_second_copy_of_the_weights_is_kept_for_the_cpu(manager, data_dir, engine):
+    with manager.lease(Target(engine, "CPU", "int8")) as lease:
+        assert lease.loaded.details["execution_devices"] == ("CPU",)
+    assert not list((data_dir / "cache").rglob("*.blob"))
