@@ -183,7 +183,7 @@ class _Tab:
         self.all_turns = gr.Button("Show all turns", size="sm", visible=False)
 
     def _build_exchange(self) -> None:
-        with gr.Accordion("Take away and bring in", open=False):
+        with gr.Accordion("Export and import", open=False):
             gr.Markdown(
                 "Exports the runs that the search and filters above find. JSON Lines and databases can be brought in "
                 "again on any machine; nothing is doubled, and what comes keeps the name of its machine."

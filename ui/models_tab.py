@@ -220,7 +220,8 @@ def _table(entries: tuple[Installed, ...]) -> str:
     total = show.size(sum(entry.bytes for entry in entries))
     head = "".join(f'<th scope="col" style="{_LEFT if name != "Size" else ""}">{name}</th>' for name in heads)
     return (
-        '<div style="overflow-x:auto"><table class="results"><thead><tr>'
+        '<div class="md-table" tabindex="0" role="group" aria-label="Models on this computer">'
+        '<table class="results"><thead><tr>'
         f"{head}</tr></thead><tbody>{rows}</tbody></table></div><p>Together {total}.</p>"
     )
 

@@ -36,7 +36,7 @@ def build(
                 history = history_tab.build(store, turns)
             with gr.Tab("Trends", id="trends"):
                 trends_tab.build(store)
-            with gr.Tab("Models", id="models"):
+            with gr.Tab("Models", id="models-tab"), gr.Column(elem_id="models"):
                 models_tab.build(library, manager)
             with gr.Tab("System", id="system-tab"):
                 system_tab.build(manager, environments)

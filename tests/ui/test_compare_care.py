@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from engines.protocol import Target
+from tests.ui.accessibility import serious
 from tests.ui.compare_driver import Driver, panels_setting, words
 from ui.turns import Settings
 
@@ -37,15 +37,6 @@ def driver(arena, new_page):
     return open_with
 
 
-def serious(page: Driver) -> list[str]:
-    found = Axe().run(page.page).response["violations"]
-    return [
-        f"{violation['id']}: {[node['target'] for node in violation['nodes']][:3]}"
-        for violation in found
-        if violation["impact"] in ("serious", "critical")
-    ]
-
-
 @pytest.mark.parametrize(
     ("width", "height", "scheme"),
     [(390, 844, "dark"), (768, 1024, "light"), (1280, 900, "dark"), (1920, 1080, "light")],
@@ -54,13 +45,13 @@ def test_accessible_and_whole_at_every_width(driver, width, height, scheme):
     page = driver(
         ("echo", "fast"), ("echo-two", "fast"), ("bad", "raise"), width=width, height=height, scheme=scheme
     )
-    assert serious(page) == []
+    assert serious(page.page) == []
     page.open_setup(1)
     page.page.click("#settings > button")
     page.ask("# Title\n- **a** list with `code`\n\n```python\nprint(1)\n```")
     page.page.click("#diff > button")
     page.settle()
-    assert serious(page) == []
+    assert serious(page.page) == []
     widest = page.page.evaluate("document.documentElement.scrollWidth")
     assert widest <= width, "the page scrolls sideways"
     stacked = len({box["y"] for box in (page.panel(n).bounding_box() for n in (1, 2, 3))})

@@ -254,7 +254,7 @@ def test_a_selection_can_be_exported(page, choice, ending, start):
         pytest.importorskip("duckdb", reason="Parquet needs duckdb")
     page.get_by_label("Search prompts and replies").fill("which best")
     expect(items(page)).to_have_count(1)
-    page.get_by_role("button", name="Take away and bring in").click()
+    page.get_by_role("button", name="Export and import").click()
     choose(page, "Format", choice)
     with page.expect_download() as download:
         page.get_by_role("button", name="Export", exact=True).click()
@@ -275,7 +275,7 @@ def test_another_machines_export_can_be_brought_in(page, served, tmp_path):
     )
     export_selection(other.file, Filter(), tmp_path / "other.jsonl", "jsonl")
     other.close()
-    page.get_by_role("button", name="Take away and bring in").click()
+    page.get_by_role("button", name="Export and import").click()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Import a file").click()
     chooser.value.set_files(tmp_path / "other.jsonl")
