@@ -156,6 +156,15 @@ def test_the_doctor_talks_to_people_too(data_dir):
     assert "OpenVINO GenAI" in result.stdout
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "app.py", "history", "search", "--json", "--data-dir", str(tmp_path)]
+    finished = subprocess.run(command, cwd=PROJECT_ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert finished.stderr == b""
+
+
 def test_a_port_in_use_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
