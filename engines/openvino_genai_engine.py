@@ -112,14 +112,26 @@ class OpenVINOGenAIEngine(Engine):
                 limits, self._prompt_limit, context = _npu_limits(context)
                 self._pipeline = openvino_genai.LLMPipeline(folder, target.device, **properties, **limits)
             else:
-                limits, self._switch = {"ATTENTION_BACKEND": "PA"}, loading.rope_switch(config)
-                self._open = partial(_paged_pipeline, openvino_genai, folder, target.device, properties)
-                self._reopen(caching=True)
+                self._switch = loading.rope_switch(config)
+                limits = self._open_paged_or_stateful(openvino_genai, folder, target.device, properties)
         except Exception as error:
             raise loading.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
         device, details = openvino_devices.describe(target.device, properties)
         return LoadReport(device, context, compile_s, {**details, **_readable(limits)})
+
+    def _open_paged_or_stateful(
+        self, genai: Any, folder: Path, device: str, properties: Mapping[str, Any]
+    ) -> dict[str, str]:
+        """Not every architecture can be turned into paged attention; the others compute every prompt whole."""
+        self._open = partial(_paged_pipeline, genai, folder, device, properties)
+        try:
+            self._reopen(caching=True)
+            return {"ATTENTION_BACKEND": "PA"}
+        except RuntimeError:
+            self._open = None
+            self._pipeline = genai.LLMPipeline(folder, device, ATTENTION_BACKEND="SDPA", **properties)
+            return {"ATTENTION_BACKEND": "SDPA"}
 
     def make_ready(self, request: GenerationRequest) -> None:
         if self._open is None or request.reuse_kv_cache == self._caching:

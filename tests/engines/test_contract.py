@@ -14,8 +14,8 @@ from engines import ENGINES
 from engines.environments import Environments
 from engines.manager import EngineFailure, EngineManager
 from engines.prompt import PromptEncoder
-from engines.protocol import Failed, Finished, GenerationRequest, Message, PreparedModel, Target, Token
-from tests.helpers.worlds import DEMO_WEIGHTS
+from engines.protocol import Failed, Finished, GenerationRequest, Message, Target, Token
+from tests.helpers.worlds import DEMO_WEIGHTS, OneFolder
 
 DEVICES = [(spec, device) for spec in ENGINES for device in spec.devices]
 HARD_CHAT = (
@@ -225,19 +225,6 @@ def test_equal_chats_are_equal_tokens_on_every_engine(manager):
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------------
-
-
-class OneFolder:
-    """A model source that hands out one folder, whatever it holds: what the engines themselves say is tested."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def is_ready(self, target, spec) -> bool:
-        return True
-
-    def prepare(self, target, spec, on_progress, cancelled) -> PreparedModel:
-        return PreparedModel(str(self._folder), target.model, target.precision, spec.model_format)
 
 
 def load_failure(data_dir, folder: Path, target: Target) -> Failed:

@@ -1,12 +1,18 @@
 """What the OpenVINO engines leave on disk, and what a prefix cache spares, counted in the library's own steps."""
 
+import shutil
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engines.environments import Environments
+from engines.manager import EngineManager
 from engines.openvino_genai_engine import _cached_tokens
 from engines.protocol import Target
+from tests.helpers.worlds import OneFolder, ask
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +63,42 @@ def test_no_second_copy_of_the_weights_is_kept_for_the_cpu(manager, data_dir, en
     with manager.lease(Target(engine, "CPU", "int8")) as lease:
         assert lease.loaded.details["execution_devices"] == ("CPU",)
     assert not list((data_dir / "cache").rglob("*.blob"))
+
+
+def decompose_attention(source: Path, folder: Path) -> None:
+    """A copy of an OpenVINO model whose attention is written out, which paged attention cannot be made of."""
+    import openvino
+    from openvino import opset13 as ops
+
+    core = openvino.Core()
+    model = core.read_model(source / "openvino_model.xml")
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "ScaledDotProductAttention":
+            query, key, value, mask, *scale = [node.input_value(i) for i in range(node.get_input_size())]
+            factor = scale[0] if scale else ops.constant(query.get_partial_shape()[3].get_length() ** -0.5)
+            scores = ops.add(ops.matmul(ops.multiply(query, factor), key, False, True), mask)
+            attended = ops.matmul(ops.softmax(scores, 3), value, False, False)
+            for user in node.output(0).get_target_inputs():
+                user.replace_source_output(attended.output(0))
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("openvino_model.*"))
+    openvino.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
+
+
+def test_a_model_that_paged_attention_cannot_take_runs_without_prefix_cache(manager, data_dir, tmp_path):
+    target = Target("openvino-genai", "CPU", "int8")
+    request = ask("What is an NPU?", max_new_tokens=30, reuse_kv_cache=False)
+    with manager.lease(target) as lease:
+        decompose_attention(Path(lease.model.path), tmp_path / "decomposed")
+        wanted = lease.generate("paged", request, lambda event: None)
+    other = EngineManager(data_dir, OneFolder(tmp_path / "decomposed"), Environments(data_dir))
+    try:
+        with other.lease(target) as lease:
+            runs = [
+                lease.generate("plain", replace(request, reuse_kv_cache=True), lambda event: None)
+                for _ in range(2)
+            ]
+            assert lease.loaded.details["attention_backend"] == "SDPA"
+    finally:
+        other.shutdown()
+    assert [run.text for run in runs] == [wanted.text] * 2
+    assert [run.metrics.cached_prompt_tokens for run in runs] == [0, 0]

@@ -40,6 +40,19 @@ class DemoFolder:
         )
 
 
+class OneFolder:
+    """A model source that hands out one folder, whatever it holds: what the engines themselves say is tested."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def is_ready(self, target, spec) -> bool:
+        return True
+
+    def prepare(self, target, spec, on_progress, cancelled) -> PreparedModel:
+        return PreparedModel(str(self._folder), target.model, target.precision, spec.model_format)
+
+
 def manager_on(data_dir: Path, **options) -> EngineManager:
     return EngineManager(data_dir, DemoFolder(), Environments(data_dir), specs=SPECS, **options)
 
