@@ -118,7 +118,7 @@ for length in (1, 63, 64, 65, 255, 256, 257, 330, 600):
     ids = [5 + (31 * i) % 1500 for i in range(length)]
     with _bare_torch():
         engine._reset()
-        padded = engine._prefill(ids)[0].float()
+        padded = engine._advance(ids, 0)[0].float()
         kept = engine._cache.get_seq_length()
         engine._reset()
         whole = engine._forward(ids, length)[0].float()
