@@ -62,7 +62,7 @@ def test_the_tokens_reported_as_cached_are_not_computed(compute, length, reply_t
 def test_no_second_copy_of_the_weights_is_kept_for_the_cpu(manager, data_dir, engine):
     with manager.lease(Target(engine, "CPU", "int8")) as lease:
         assert lease.loaded.details["execution_devices"] == ("CPU",)
-    assert not list((data_dir / "cache").rglob("*.blob"))
+    assert not list((data_dir / "cache" / "compiled").glob(f"{engine}-CPU-*/**/*.blob"))
 
 
 def decompose_attention(source: Path, folder: Path) -> None:

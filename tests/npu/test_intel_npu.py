@@ -1,7 +1,7 @@
 """The Intel NPU library for real: its environment, and Phi-3 through it at every precision.
 
 The engine contract is the one every engine passes: tests/engines/test_contract.py runs it at the default
-precision, int8, and this module at the other two.
+precision, int8, and this module the parts that precision could change at the other two.
 """
 
 import json
@@ -19,7 +19,6 @@ from engines.protocol import Failed, GenerationRequest, Message, Target, Token
 from tests.engines.test_contract import (  # noqa: F401 - the contract's tests run here, too
     OneFolder,
     generate,
-    test_a_follow_up_turn_says_what_a_fresh_worker_says,
     test_a_prompt_longer_than_the_context_is_refused,
     test_greedy_replies_repeat,
     test_it_says_where_it_runs,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from engines import ENGINES
 from tests.ui.compare_driver import Driver, panels_setting
 from tests.ui.conftest import serve_page
 
@@ -18,10 +17,10 @@ PANELS = (
 
 
 @pytest.mark.timeout(600)
-def test_five_engines_answer_side_by_side(data_dir, environments, browser, tmp_path):
+def test_five_engines_answer_side_by_side(data_dir, environments, manager, browser, tmp_path):
     if not environments.status("intel-npu").ready:
         pytest.skip(environments.status("intel-npu").reason)
-    demo, arena = serve_page(data_dir, ENGINES)
+    demo, arena = serve_page(data_dir, manager=manager)
     try:
         arena.store.set_setting("compare.panels", panels_setting(*PANELS))
         page = browser.new_page(viewport={"width": 1800, "height": 1000})
@@ -37,7 +36,6 @@ def test_five_engines_answer_side_by_side(data_dir, environments, browser, tmp_p
         assert "CPU" in page.locator("#panel-4 .panel-head").first.inner_text()
         page.close()
     finally:
-        arena.manager.shutdown()
         demo.close()
         arena.forget()
         arena.store.close()

@@ -52,11 +52,11 @@ class Arena:
             self.store.set_setting(key, None)
 
 
-def serve_page(data_dir: Path, specs=SPECS) -> tuple[gr.Blocks, Arena]:
-    """Serve the whole page on a free port of this machine."""
+def serve_page(data_dir: Path, manager: EngineManager | None = None) -> tuple[gr.Blocks, Arena]:
+    """Serve the whole page on a free port of this machine, on the test engines unless a manager is given."""
     store = Store(data_dir / "arena.sqlite3")
     library, environments = ModelLibrary(data_dir), Environments(data_dir)
-    manager = EngineManager(data_dir, library, environments, specs=specs)
+    manager = manager or EngineManager(data_dir, library, environments, specs=SPECS)
     turns = Turns(manager, store, machine_facts)
     demo = build(manager, store, turns, library, environments)
     _, address, _ = demo.launch(
