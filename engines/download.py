@@ -54,10 +54,6 @@ class Listing:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The model's config.json."""
 
-    @property
-    def total_bytes(self) -> int:
-        return sum(self.files.values())
-
 
 def is_offline() -> bool:
     """Whether the environment forbids the network (the hub client's own switch)."""

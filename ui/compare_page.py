@@ -62,10 +62,6 @@ class Page:
     def chosen(self) -> dict[int, Target]:
         return {panel: self.targets[panel] for panel in sorted(self.shown)}
 
-    def forget_painting(self) -> None:
-        """The browser has an empty page again: paint everything."""
-        self.painted.clear()
-
 
 class Pages:
     """Page of each browser tab, by Gradio's session hash; the oldest are dropped."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,13 +104,6 @@ class Talk:
 
     def running(self) -> list[TalkTurn]:
         return [turn for turn in self.turns if not turn.done]
-
-    def running_runs(self) -> Iterator[Run]:
-        for turn in self.running():
-            yield from (run for run in turn.runs if not run.view().done)
-
-    def busy_panels(self) -> set[int]:
-        return {run.panel for run in self.running_runs()}
 
     def latest(self) -> TalkTurn | None:
         return self.turns[-1] if self.turns else None

@@ -125,15 +125,6 @@ class Offer:
         specs = self.usable() or self.specs
         return tuple(self.best_target(spec) for spec in specs[:DEFAULT_PANELS])
 
-    def device_title(self, target: Target) -> str | None:
-        status = self._device(target.engine, target.device)
-        return status.title if status else None
-
-
-def device_family(device: str) -> str:
-    """`GPU.0` -> `GPU`; what shares a family shares the silicon, as far as the names tell."""
-    return device.split(".")[0].upper()
-
 
 def sharing_panels(targets: Mapping[int, Target]) -> list[tuple[str, list[int]]]:
     """Devices that more than one panel runs on: [(device, panels)]."""

@@ -95,7 +95,6 @@ class History:
 
     open_in_compare: gr.State
     """The id of the conversation to continue on the Compare tab; changes when the person asks for it."""
-    continue_button: gr.Button
 
 
 def build(store: Store, turns: Turns | None = None) -> History:
@@ -135,7 +134,7 @@ class _Tab:
                 self._build_detail()
         self._build_exchange()
         self._build_privacy()
-        self.history = History(gr.State(None), self.go_on)
+        self.history = History(gr.State(None))
         self._wire()
 
     # --- components ------------------------------------------------------------------------------------

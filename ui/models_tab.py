@@ -8,7 +8,7 @@ import gradio as gr
 
 from engines import ENGINES, spec_by_name
 from engines.engine import EngineError, ModelError
-from engines.model_inventory import Choice, Installed
+from engines.model_inventory import Installed
 from engines.model_plan import Plan
 from engines.models import ModelLibrary
 from engines.protocol import EngineSpec, ProtocolError, Target
@@ -202,11 +202,6 @@ def _users(manager: Any, model: str) -> list[Target]:
 
 
 # --- HTML --------------------------------------------------------------------------------------------------
-
-
-def _choice_label(choice: Choice) -> str:
-    name = choice.name if choice.title == choice.name else f"{choice.title} — {choice.name}"
-    return name if choice.is_here else f"{name} (not here)"
 
 
 def _entry_label(entry: Installed) -> str:
