@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,11 @@ class OpenVINOGenAIEngine(Engine):
         """Makes a pipeline with or without prefix cache; None where there is no such choice (NPU)."""
         self._caching: bool | None = None
         """Whether the pipeline has a prefix cache; None: there is no pipeline."""
-        self._kept: list[int] = []
-        """Token ids of the last prompt and reply whose keys and values are in the prefix cache, in order."""
+        self._cache = PrefixCache()
+        self._beyond: bool | None = None
+        """Whether what is kept was computed beyond the switch; None: nothing is kept."""
         self._switch: int | None = None
+        """Prompt length above which the model's position factors change."""
         self._prompt_limit: int | None = None
 
     def probe(self) -> Availability:
@@ -141,9 +143,9 @@ class OpenVINOGenAIEngine(Engine):
         self.generate(_WARM_UP_PROMPT, warm_up, frozenset(), lambda _token_id: True)
 
     def _reopen(self, *, caching: bool) -> None:
-        self._pipeline, self._caching, self._kept = None, None, []  # its memory first, then the new one
+        self._pipeline, self._caching = None, None  # its memory first, then the new one
         self._pipeline = self._open(caching)
-        self._caching = caching
+        self._caching, self._cache, self._beyond = caching, PrefixCache(), None
 
     def generate(
         self,
@@ -169,14 +171,8 @@ class OpenVINOGenAIEngine(Engine):
         streamer = _streamer(openvino_genai, on_token)
         inputs = openvino.Tensor(np.array([prompt_ids], dtype=np.int64))
         try:
-            if (
-                self._kept
-                and self._switch
-                and (len(self._kept) > self._switch) != (len(prompt_ids) > self._switch)
-            ):
-                self._reopen(caching=True)  # LongRoPE changes its factors here: no older key is of any use
-            cached = _cached_tokens(self._kept, prompt_ids)
-            self._kept = []
+            self._mind_the_switch(len(prompt_ids))
+            cached = self._cache.spares(prompt_ids) if self._caching else 0
             self._pipeline.generate(inputs, config, streamer)
         except Exception as error:
             self._caching = None  # what the failed run left in the cache is anybody's guess
@@ -184,8 +180,15 @@ class OpenVINOGenAIEngine(Engine):
         if streamer.error is not None:
             raise streamer.error
         if self._caching:
-            self._kept = [*prompt_ids, *streamer.ids][:-1]  # the last one was chosen, not computed
+            self._cache.keep([*prompt_ids, *streamer.ids][:-1])  # the last one was chosen, not computed
         return GenerationReport(cached)
+
+    def _mind_the_switch(self, prompt_tokens: int) -> None:
+        """LongRoPE's factors depend on the prompt's length: what was kept on the other side is of no use."""
+        beyond = self._switch is not None and prompt_tokens > self._switch
+        if self._caching and self._beyond not in (None, beyond):
+            self._reopen(caching=True)
+        self._beyond = beyond
 
 
 def _paged_pipeline(
@@ -199,16 +202,43 @@ def _paged_pipeline(
     return genai.LLMPipeline(folder, device, scheduler_config=scheduler, ATTENTION_BACKEND="PA", **properties)
 
 
-def _cached_tokens(kept: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many of the prompt's tokens the prefix cache spares, given what the last run left in it.
+class PrefixCache:
+    """What is known of the library's prefix cache, which does not tell how much of a prompt it spared.
 
-    It holds whole blocks, and the last, unfinished one as a whole; the last prompt token is computed in any case.
-    What may be left of still older runs is not counted: it is overwritten when its place is needed.
+    It keeps whole blocks, and the last, unfinished one as a whole. The last run's are surely there; those of older
+    runs may be, until their place is needed.
     """
-    limit = min(len(kept), len(prompt))
-    common = next((i for i in range(limit) if kept[i] != prompt[i]), limit)
-    held = common if common == len(kept) else common - common % _CACHE_BLOCK_TOKENS
-    return min(held, len(prompt) - 1)
+
+    def __init__(self) -> None:
+        self._last: Sequence[int] = ()
+        self._ever: set[int] = set()
+        """A hash for each whole block that was ever kept, with all before it."""
+
+    def keep(self, ids: Sequence[int]) -> None:
+        """Note the token ids, in order, whose keys and values a run has left."""
+        self._last = ids
+        self._ever.update(_block_hashes(ids))
+
+    def spares(self, prompt: Sequence[int]) -> int | None:
+        """How many of the prompt's tokens need not be computed; None when an older run may spare more."""
+        limit = min(len(self._last), len(prompt))
+        common = next((i for i in range(limit) if self._last[i] != prompt[i]), limit)
+        surely = common if common == len(self._last) else common - common % _CACHE_BLOCK_TOKENS
+        possibly = 0
+        for block in _block_hashes(prompt):
+            if block not in self._ever:
+                break
+            possibly += _CACHE_BLOCK_TOKENS
+        if possibly > surely:
+            return None
+        return min(surely, len(prompt) - 1)  # the last one is computed in any case
+
+
+def _block_hashes(ids: Sequence[int]) -> Iterator[int]:
+    so_far = 0
+    for start in range(0, len(ids) - _CACHE_BLOCK_TOKENS + 1, _CACHE_BLOCK_TOKENS):
+        so_far = hash((so_far, *ids[start : start + _CACHE_BLOCK_TOKENS]))
+        yield so_far
 
 
 def _npu_limits(context: int | None) -> tuple[dict[str, Any], int, int]:

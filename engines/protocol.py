@@ -193,8 +193,8 @@ class RunMetrics:
 
     @property
     def prefill_tok_s(self) -> float | None:
-        """Prompt tokens / TTFT; None when a kept KV cache makes the quotient meaningless."""
-        if not self.ttft_s or not self.prompt_tokens or self.cached_prompt_tokens:
+        """Prompt tokens / TTFT; None when a kept KV cache makes, or may make, the quotient meaningless."""
+        if not self.ttft_s or not self.prompt_tokens or self.cached_prompt_tokens != 0:
             return None
         return self.prompt_tokens / self.ttft_s
 

@@ -116,7 +116,16 @@ def search(db: Database) -> None:
 @migrations(name="003_views")
 def views(db: Database) -> None:
     """Every derived figure, and answers to the questions most people ask."""
-    db.executescript(_RUN_METRICS + _TOKEN_TIMES + _LATEST + _MEDIANS)
+    run_metrics = _RUN_METRICS.format(computed_whole="coalesce(r.cached_prompt_tokens, 0) = 0")
+    db.executescript(run_metrics + _TOKEN_TIMES + _LATEST + _MEDIANS)
+
+
+@migrations(name="004_prefill_rate_only_when_known")
+def prefill_rate_only_when_known(db: Database) -> None:
+    """A prompt of which an unknown part came from a cache has no prefill rate."""
+    db.executescript(
+        "DROP VIEW run_metrics;" + _RUN_METRICS.format(computed_whole="r.cached_prompt_tokens = 0")
+    )
 
 
 _RUN_METRICS = """
@@ -129,7 +138,7 @@ SELECT
     r.prompt_tokens, r.cached_prompt_tokens, r.output_tokens,
     r.first_token_us / 1e6 AS ttft_s,
     r.felt_ttft_s,
-    CASE WHEN r.first_token_us > 0 AND r.prompt_tokens > 0 AND coalesce(r.cached_prompt_tokens, 0) = 0
+    CASE WHEN r.first_token_us > 0 AND r.prompt_tokens > 0 AND {computed_whole}
         THEN r.prompt_tokens * 1e6 / r.first_token_us END AS prefill_tok_s,
     CASE WHEN r.last_token_us > r.first_token_us
         THEN (length(r.token_offsets) / 5 - 1) * 1e6 / (r.last_token_us - r.first_token_us) END AS decode_tok_s,

@@ -10,7 +10,7 @@ import pytest
 
 from engines.environments import Environments
 from engines.manager import EngineManager
-from engines.openvino_genai_engine import _cached_tokens
+from engines.openvino_genai_engine import PrefixCache
 from engines.protocol import Target
 from tests.helpers.worlds import OneFolder, ask
 
@@ -55,7 +55,22 @@ def test_the_tokens_reported_as_cached_are_not_computed(compute, length, reply_t
         held = [*first, *reply][:-1]
         prompt = [*held[: max(1, len(held) - cut)], *random_ids(new_tokens)]
         computed, _ = compute(prompt, 1)
-        assert computed == len(prompt) - _cached_tokens(held, prompt), (cut, new_tokens)
+        cache = PrefixCache()
+        cache.keep(held)
+        assert computed == len(prompt) - cache.spares(prompt), (cut, new_tokens)
+
+
+def test_what_an_older_run_may_spare_is_not_claimed():
+    cache = PrefixCache()
+    older, newer = list(range(100)), list(range(500, 600))
+    assert cache.spares(older) == 0
+    cache.keep(older)
+    assert cache.spares([*older, 7]) == 100
+    cache.keep(newer)
+    assert cache.spares([*newer, 7]) == 100
+    assert cache.spares([*older, 7]) is None
+    assert cache.spares([*older[:40], 7]) is None
+    assert cache.spares([*older[:20], 7]) == 0
 
 
 @pytest.mark.parametrize("engine", ["openvino-genai", "optimum-intel"])

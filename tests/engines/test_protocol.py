@@ -77,7 +77,7 @@ def test_a_wrong_target_is_answered_with_the_form(spelling):
 
 
 def test_rates_are_derived_from_the_offsets():
-    metrics = RunMetrics(prompt_tokens=10, token_offsets_s=(0.5, 0.6, 0.8, 1.5))
+    metrics = RunMetrics(prompt_tokens=10, cached_prompt_tokens=0, token_offsets_s=(0.5, 0.6, 0.8, 1.5))
     assert metrics.ttft_s == 0.5
     assert metrics.prefill_tok_s == 20
     assert metrics.decode_tok_s == pytest.approx(3.0)

@@ -267,9 +267,9 @@ def test_every_earlier_version_is_brought_up_to_date(tmp_path, version):
         INSERT INTO turns (id, conversation_id, created_at, mode, settings, prompt)
             VALUES ('u', 'c', '2026-01-01', 'together', '{}', 'an old prompt');
         INSERT INTO runs (id, turn_id, panel, attempt, target_id, machine_id, contended, status, started_at, text,
-            token_offsets, first_token_us, last_token_us, output_tokens)
+            token_offsets, first_token_us, last_token_us, output_tokens, prompt_tokens)
             VALUES ('r', 'u', 0, 1, 't', 'm', 0, 'finished', '2026-01-01', 'an old reply',
-            x'00000186A00000030D40', 100000, 200000, 2);
+            x'00000186A00000030D40', 100000, 200000, 2, 5);
         """
     )
     older.close()
@@ -278,6 +278,8 @@ def test_every_earlier_version_is_brought_up_to_date(tmp_path, version):
     assert store.conversations(Filter(query="old")).total == 1
     with store.file.reading() as db:
         assert db.execute("SELECT ttft_s, decode_tok_s FROM run_metrics").fetchall() == [(0.1, 10.0)]
+        # How much of the prompt came from a cache is not known here.
+        assert db.execute("SELECT prefill_tok_s FROM run_metrics").fetchall() == [(None,)]
         assert db.execute("SELECT offset_s FROM token_times").fetchall() == [(0.1,), (0.2,)]
     (backup,) = store.file.backups()
     assert f"before-{STEPS[version]}" in backup.name
