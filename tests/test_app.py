@@ -150,12 +150,6 @@ def test_the_doctor_names_every_engine_and_what_to_do(data_dir):
             assert status["ok"] or (status["reason"] and status["remedy"])
 
 
-def test_the_doctor_talks_to_people_too(data_dir):
-    result = app("doctor", data_dir=data_dir)
-    assert result.returncode == 0
-    assert "OpenVINO GenAI" in result.stdout
-
-
 def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     reader, writer = os.pipe()
     os.close(reader)

@@ -327,24 +327,39 @@ def test_a_fitting_python_is_found_on_the_path_and_shims_that_lie_are_passed_ove
 # --- both requirements files, for the systems we cannot run on -------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("file", "version"),
-    [
-        *(("engines/envs/intel_npu.txt", version) for version in ("3.11", "3.12")),
-        *(("requirements.txt", version) for version in ("3.11", "3.12", "3.13")),
-    ],
-)
-def test_the_pins_resolve_to_wheels_on_windows(tmp_path, file, version):
+RESOLVED = [
+    *(("engines/envs/intel_npu.txt", version) for version in ("3.11", "3.12")),
+    *(("requirements.txt", version) for version in ("3.11", "3.12", "3.13")),
+]
+
+
+@pytest.fixture(scope="module")
+def resolving(tmp_path_factory) -> dict[tuple[str, str], tuple[subprocess.Popen, Path]]:
+    """All resolutions at once: they mostly wait for the network."""
     uv = Path(sys.executable).with_name("uv.exe" if os.name == "nt" else "uv")
     command = [str(uv) if uv.exists() else shutil.which("uv"), "pip", "compile", "--only-binary", ":all:"]
-    command += ["--python-platform", "x86_64-pc-windows-msvc", "--python-version", version, "--no-annotate"]
+    command += ["--python-platform", "x86_64-pc-windows-msvc", "--no-annotate", "--quiet"]
     if index := os.environ.get("PIP_INDEX_URL"):
         command += ["--index-url", index]
-    resolved = tmp_path / "resolved.txt"
-    result = subprocess.run(
-        [*command, str(ROOT / file), "-o", str(resolved)], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert result.returncode == 0, result.stderr
+    folder, started = tmp_path_factory.mktemp("resolved"), {}
+    for number, (file, version) in enumerate(RESOLVED):
+        pins = folder / f"{number}.txt"
+        arguments = ["--python-version", version, str(ROOT / file), "-o", str(pins)]
+        started[file, version] = (
+            subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, cwd=folder),
+            pins,
+        )
+    yield started
+    for process, _ in started.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("file", "version"), RESOLVED)
+def test_the_pins_resolve_to_wheels_on_windows(resolving, file, version):
+    process, resolved = resolving[file, version]
+    _, complaint = process.communicate(timeout=280)
+    assert process.returncode == 0, complaint
     pins = {line.strip().lower() for line in resolved.read_text().splitlines()}
     wanted = [line.split(";")[0].strip() for line in (ROOT / file).read_text().splitlines() if "==" in line]
     here = [pin for pin in wanted if not pin.startswith(("#", "onnxruntime-genai=="))]

@@ -25,13 +25,13 @@ def test_every_tab_is_accessible_and_fits(arena, new_page, width, height, scheme
     page.locator("#composer").wait_for()
     for name in TABS:
         open_tab(page, name)
-        page.wait_for_timeout(1500)  # its content comes a moment later
+        page.wait_for_timeout(800)  # its content comes a moment later
         if name == "History":
             page.locator("[data-id]").first.click()
             page.get_by_role("button", name="Continue in Compare").wait_for()
         for section in page.locator("button.label-wrap:visible").all():
             if section.get_attribute("aria-expanded") != "true":
                 section.click()
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(300)
         assert serious(page) == [], name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} scrolls sideways"
