@@ -99,8 +99,13 @@ class Engine(ABC):
         unexpected error with its traceback one click away.
         """
 
-    def make_ready(self, request: GenerationRequest) -> None:  # noqa: B027 - most engines have nothing to do
-        """Do what a request needs done before its clock starts: dropping a cache that it rules out, say."""
+    def make_ready(  # noqa: B027 - most engines have nothing to do
+        self, prompt_ids: Sequence[int], request: GenerationRequest
+    ) -> None:
+        """Do what has to be done before this request and is not part of it: its time does not count.
+
+        For a library that can drop its cache only by starting anew, for example.
+        """
 
     @abstractmethod
     def generate(

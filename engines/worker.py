@@ -146,7 +146,7 @@ class Run:
     run_id: str
     request: GenerationRequest
     started: float
-    """`perf_counter` when the request was read, later by what the engine took to get ready for it."""
+    """`perf_counter` when the request was read; `Engine.make_ready` moves it on by what it took."""
 
     def __post_init__(self) -> None:
         self.cancelled = threading.Event()
@@ -259,9 +259,7 @@ class Worker:
     def _generate(self, command: Generate, received: float) -> None:
         if self._engine is None:
             raise ProtocolError("generate before load")
-        before = time.perf_counter()
-        self._engine.make_ready(command.request)
-        run = Run(command.run_id, command.request, received + (time.perf_counter() - before))
+        run = Run(command.run_id, command.request, received)
         run.cancelled = self._cancel_event(command.run_id)
         try:
             self._run(run)
@@ -299,6 +297,9 @@ class Worker:
         if run.cancelled.is_set():
             run.finish_reason, report = "cancelled", None
         else:
+            before = time.perf_counter()
+            self._engine.make_ready(prompt_ids, request)
+            run.started += time.perf_counter() - before
             report = self._engine.generate(prompt_ids, request, stop_ids, on_token)
         total_s = time.perf_counter() - run.started
         run.texts.append(stream.finish())
