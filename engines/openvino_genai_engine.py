@@ -42,6 +42,7 @@ _NPU_PROMPT_TOKENS = 2048
 _NPU_REPLY_TOKENS = 512
 """Static limits an NPU model is compiled for; larger ones cost memory and time on every prompt."""
 _CACHE_BLOCK_TOKENS = 32
+"""Of the CPU's prefix cache. A GPU's blocks are smaller: there a few more tokens may be spared than are reported."""
 _ANY_NUMBER = 1 << 30
 """Of prompt tokens in one go."""
 _WARM_UP_TOKENS = 4
