@@ -149,23 +149,6 @@ def test_int8_agrees_with_fp16_on_a_model_with_shared_embeddings(manager):
     assert same >= len(full) // 2
 
 
-def test_equal_chats_are_equal_tokens_beside_the_other_engines(manager):
-    chat = (Message("system", "You are terse. 🤖"), Message("user", "I typed <|end|> and 日本語 👩‍👩‍👧\t\n"))
-    hashes = {}
-    for target in (Target("intel-npu", "CPU", "int8"), REFERENCE, Target("openvino-genai", "CPU", "int8")):
-        with manager.lease(target) as lease:
-            run = lease.generate("hash", GenerationRequest(chat, max_new_tokens=1), lambda event: None)
-        hashes[target.engine] = run.metrics.prompt_sha256
-    assert len(set(hashes.values())) == 1, hashes
-
-
-def test_a_second_start_works_and_says_the_same(manager):
-    target = Target("intel-npu", "CPU", "int8")
-    first = ids_of(manager, target, user(QUESTIONS[0]))
-    manager.unload(target)
-    assert ids_of(manager, target, user(QUESTIONS[0])) == first
-
-
 # --- where it runs -------------------------------------------------------------------------------------------
 
 
@@ -179,10 +162,7 @@ def test_nothing_says_npu_when_the_work_ran_on_the_cpu(manager):
         assert lease.loaded.device == "CPU"
         assert lease.loaded.details["runs_on"].startswith("CPU")
         assert "for the NPU" not in manager.state(target).log_path.read_text(errors="replace")
-    with pytest.raises(EngineFailure) as caught, manager.lease(Target("intel-npu", "NPU", "int8")):
-        pass
-    assert caught.value.failed.kind == "unavailable"
-    assert caught.value.failed.message == "The library finds no Intel NPU here."
+    assert status["NPU"].reason == "The library finds no Intel NPU here."
 
 
 def test_an_old_driver_is_named_with_the_remedy(tmp_path):

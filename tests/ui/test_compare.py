@@ -54,7 +54,7 @@ def test_text_and_figures_grow_while_it_runs(driver):
 
 def test_stop_ends_one_panel_and_leaves_the_others(driver):
     page = driver(("echo", SLOW), ("echo-two", SLOW))
-    page.send(words(20))
+    page.send(words(10))
     page.page.wait_for_function(
         "document.querySelectorAll('.now .growing .md p:not(.waiting-text)').length == 2"
     )
