@@ -24,16 +24,18 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from engines import doctor, models_cli, setup_cli
-from engines.environments import Environments
+from engines.environments.environments import Environments
 from engines.hardware import machine_facts
-from engines.manager import EngineManager
-from engines.models import ModelLibrary
+from engines.models.library import ModelLibrary
 from engines.protocol import DEMO_MODEL, ProtocolError, Target
-from storage import history_cli
+from engines.runtime.manager import EngineManager
 from storage.store import Store, StoreError
-from ui.live import RunView
-from ui.turns import LiveTurn, Settings, TurnError, Turns
+from ui import doctor
+from ui.chat.run_view import RunView
+from ui.chat.turns import LiveTurn, Settings, TurnError, Turns
+from ui.cli import history as history_cli
+from ui.cli import models as models_cli
+from ui.cli import setup as setup_cli
 
 DEFAULT_PORT = 7860
 DATABASE_NAME = "arena.sqlite3"

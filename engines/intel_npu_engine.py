@@ -1,6 +1,6 @@
 """Intel NPU Acceleration Library 1.4.0: Phi-3's linear layers on the NPU, the rest in torch on the CPU.
 
-The library is archived upstream and lives in an environment of its own (engines/envs/intel_npu.txt). It
+The library is archived upstream and lives in an environment of its own (engines/environments/intel_npu.txt). It
 compiles one blob per layer shape *and token count*, each a copy of the weights or so in memory, and says
 "for the NPU" whatever it runs on. So the token loop is ours: prompts go through in pieces of two fixed sizes,
 padded at the end (causal attention never sees the padding, the KV cache is cropped), three shapes in all,
@@ -87,7 +87,7 @@ class IntelNPUEngine(Engine):
         self._context = 0
 
     def probe(self) -> Availability:
-        from engines.loading import first_sentence, versions
+        from engines.toolkit.loading import first_sentence, versions
 
         found = versions(*_VERSIONS)
         try:
@@ -103,7 +103,7 @@ class IntelNPUEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines import loading
+        from engines.toolkit import loading
 
         folder = Path(model.path).resolve()
         loading.require_files(folder, ("config.json",), SPEC.title)
@@ -141,8 +141,8 @@ class IntelNPUEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.loading import generation_error
-        from engines.torch_decoding import decode
+        from engines.toolkit.loading import generation_error
+        from engines.toolkit.torch_decoding import decode
 
         try:
             kept = self._keep(prompt_ids) if request.reuse_kv_cache else self._reset()
@@ -178,7 +178,7 @@ class IntelNPUEngine(Engine):
 
     def _keep(self, prompt: Sequence[int]) -> int:
         """Crop the KV cache to what the prompt shares with it; returns how many tokens stay."""
-        from engines.kept_cache import reusable_tokens
+        from engines.toolkit.kv_cache import reusable_tokens
 
         kept = reusable_tokens(self._cached_ids, prompt)
         if kept == 0:
@@ -354,7 +354,7 @@ def estimated_peak_bytes(parameters: int, precision: str) -> int:
 
 def _parameters(folder: Path) -> int:
     """Number of weights, from the safetensors headers; raises ModelError for files missing or cut short."""
-    from engines.model_files import read_safetensors_header
+    from engines.models.folders import read_safetensors_header
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -79,7 +79,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         self._switch: int | None = None
 
     def probe(self) -> Availability:
-        from engines.loading import first_sentence, versions
+        from engines.toolkit.loading import first_sentence, versions
 
         found = versions(*_DISTRIBUTIONS)
         try:
@@ -92,7 +92,7 @@ class ONNXRuntimeGenAIEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines import loading
+        from engines.toolkit import loading
 
         folder = Path(model.path)
         device = _require_device(target.device)
@@ -139,7 +139,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.loading import generation_error
+        from engines.toolkit.loading import generation_error
 
         stops = frozenset() if request.ignore_eos else stop_ids
         try:
@@ -174,7 +174,7 @@ class ONNXRuntimeGenAIEngine(Engine):
 
     def _ready_generator(self, prompt_ids: Sequence[int], request: GenerationRequest) -> int:
         """A generator with room, rewound to what the prompt shares with it; returns those tokens' number."""
-        from engines.kept_cache import reusable_tokens
+        from engines.toolkit.kv_cache import reusable_tokens
 
         options = _search_options(request)
         need = len(prompt_ids) + request.max_new_tokens
@@ -237,7 +237,7 @@ def _devices(found: Mapping[str, str]) -> tuple[DeviceStatus, ...]:
 def _device(name: str, found: Mapping[str, str]) -> DeviceStatus:
     import onnxruntime_genai
 
-    from engines.loading import processor_name
+    from engines.toolkit.loading import processor_name
 
     title, reason = None, None
     if name == "CPU":
@@ -262,7 +262,7 @@ def _device(name: str, found: Mapping[str, str]) -> DeviceStatus:
 
 def _require_device(device: str) -> DeviceStatus:
     """The status of `device`; raises UnavailableError unless it can be used here."""
-    from engines.loading import versions
+    from engines.toolkit.loading import versions
 
     try:
         statuses = _devices(versions(*_DISTRIBUTIONS))

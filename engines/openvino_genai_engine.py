@@ -57,7 +57,7 @@ def device_properties(device: str, cache_dir: str) -> dict[str, Any]:
     compressed weights about 1.3 times as fast but prefills 1.4 (124 tokens) to 1.8 times (500) as slowly; other
     quantisation groups, KV cache precisions, streams and pinning gain nothing.
     """
-    from engines.openvino_devices import model_cache
+    from engines.toolkit.openvino_devices import model_cache
 
     return {"PERFORMANCE_HINT": "LATENCY", **model_cache(device, cache_dir)}
 
@@ -78,13 +78,13 @@ class OpenVINOGenAIEngine(Engine):
         self._prompt_limit: int | None = None
 
     def probe(self) -> Availability:
-        from engines.loading import first_sentence, versions
+        from engines.toolkit.loading import first_sentence, versions
 
         found = versions("openvino-genai", "openvino")
         try:
             import openvino_genai  # noqa: F401 - whether it loads is the question
 
-            from engines.openvino_devices import list_devices
+            from engines.toolkit.openvino_devices import list_devices
 
             devices = list_devices(SPEC.devices)
         except Exception as error:  # noqa: BLE001 - a probe never raises
@@ -101,7 +101,7 @@ class OpenVINOGenAIEngine(Engine):
             raise UnavailableError(
                 f"OpenVINO GenAI cannot be loaded: {error}.", "pip install openvino-genai"
             ) from error
-        from engines import loading, openvino_devices
+        from engines.toolkit import loading, openvino_devices
 
         folder = Path(model.path)
         openvino_devices.require_device(target.device, SPEC.devices)
@@ -172,7 +172,7 @@ class OpenVINOGenAIEngine(Engine):
         import openvino
         import openvino_genai
 
-        from engines.loading import generation_error
+        from engines.toolkit.loading import generation_error
 
         if self._prompt_limit and len(prompt_ids) > self._prompt_limit:
             raise PromptError(

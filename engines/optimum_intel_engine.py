@@ -34,7 +34,7 @@ _CONTINUE = ((),)
 
 def device_properties(device: str, cache_dir: str) -> dict[str, str]:
     """OpenVINO properties for one chat at a time, as this library takes them."""
-    from engines.openvino_devices import model_cache
+    from engines.toolkit.openvino_devices import model_cache
 
     properties = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", **model_cache(device, cache_dir)}
     if device == "AUTO":
@@ -54,7 +54,7 @@ class OptimumIntelEngine(Engine):
     def probe(self) -> Availability:
         from importlib.util import find_spec
 
-        from engines.loading import first_sentence, versions
+        from engines.toolkit.loading import first_sentence, versions
 
         found = versions("optimum-intel", "optimum", "openvino", "transformers", "torch")
         remedy = "pip install optimum-intel openvino"
@@ -62,7 +62,7 @@ class OptimumIntelEngine(Engine):
             reason = "The package optimum-intel is not installed."
             return Availability(False, versions=found, reason=reason, remedy=remedy)
         try:
-            from engines.openvino_devices import list_devices
+            from engines.toolkit.openvino_devices import list_devices
 
             devices = list_devices(SPEC.devices)
         except Exception as error:  # noqa: BLE001 - a probe never raises
@@ -73,7 +73,7 @@ class OptimumIntelEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines import loading, openvino_devices
+        from engines.toolkit import loading, openvino_devices
 
         folder = Path(model.path)
         openvino_devices.require_device(target.device, SPEC.devices)
@@ -119,8 +119,8 @@ class OptimumIntelEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.loading import generation_error
-        from engines.torch_decoding import decode
+        from engines.toolkit.loading import generation_error
+        from engines.toolkit.torch_decoding import decode
 
         try:
             cached = self._cut_state(prompt_ids) if request.reuse_kv_cache else 0
@@ -146,7 +146,7 @@ class OptimumIntelEngine(Engine):
 
     def _cut_state(self, prompt_ids: Sequence[int]) -> int:
         """Cut the request's state to its common prefix with the prompt; returns how many tokens stay."""
-        from engines.kept_cache import reusable_tokens
+        from engines.toolkit.kv_cache import reusable_tokens
 
         if not self._model.stateful:
             return 0

@@ -38,7 +38,7 @@ class EngineSpec:
     module: str
     """Import path of the module whose `ENGINE` is the Engine subclass; imported in workers only."""
     environment: str = "main"
-    """Name of the Python environment its worker runs in (engines/environments.py)."""
+    """Name of the Python environment its worker runs in (engines/environments/)."""
     devices: tuple[str, ...] = ("CPU",)
     """Every device family the library knows, in its own spelling; `probe` says which are here."""
     precisions: tuple[str, ...] = ()

@@ -55,7 +55,7 @@ class TransformersEngine(Engine):
         self._switch: int | None = None
 
     def probe(self) -> Availability:
-        from engines.loading import first_sentence, versions
+        from engines.toolkit.loading import first_sentence, versions
 
         found = versions("transformers", "torch")
         remedy = "pip install transformers torch"
@@ -72,7 +72,7 @@ class TransformersEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines import loading
+        from engines.toolkit import loading
 
         for name, value in _WAIT_BRIEFLY.items():  # read once, when PyTorch is loaded
             os.environ.setdefault(name, value)
@@ -108,8 +108,8 @@ class TransformersEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.loading import generation_error
-        from engines.torch_decoding import decode
+        from engines.toolkit.loading import generation_error
+        from engines.toolkit.torch_decoding import decode
 
         loop = {"switch": self._switch, "device": self._device}
         try:
@@ -140,7 +140,7 @@ class TransformersEngine(Engine):
 
     def _crop_cache(self, prompt_ids: Sequence[int]) -> int:
         """Crop the cache to its common prefix with the prompt; returns how many tokens stay."""
-        from engines.kept_cache import reusable_tokens
+        from engines.toolkit.kv_cache import reusable_tokens
 
         keep = reusable_tokens(self._kept, prompt_ids, self._switch)
         if 0 < keep < len(self._kept):
@@ -181,7 +181,7 @@ def _optional_arguments(model: Any) -> dict[str, Any]:
 def _require_weights(folder: Path) -> None:
     """Raise ModelError for a folder without whole safetensors files, before PyTorch reads gigabytes of it."""
     from engines.engine import ModelError
-    from engines.model_files import read_safetensors_header
+    from engines.models.folders import read_safetensors_header
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -195,7 +195,7 @@ def _require_weights(folder: Path) -> None:
 def _devices() -> tuple[DeviceStatus, ...]:
     import torch
 
-    from engines.loading import processor_name
+    from engines.toolkit.loading import processor_name
 
     fast_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.enabled else False
     on_cpu = ("bf16", "fp32") if fast_bf16 else ("fp32", "bf16")

@@ -9,7 +9,7 @@ from sqlite_utils import Database
 from engines.protocol import Target
 from storage.codec import readable, restored
 from storage.filters import excerpt, of_conversation
-from storage.memory import RunMemo, TurnMemo
+from storage.recent_chats import RunMemo, TurnMemo
 from storage.records import (
     COUNTED,
     Conversation,

@@ -22,7 +22,7 @@ from engines.protocol import Failed, Finished, Loaded, Message, PreparedModel, R
 from storage import housekeeping, queries
 from storage.codec import content_id, exact, new_id, now, pack_offsets, readable, to_json, unpack_offsets_us
 from storage.database import HistoryFile, StoreBusyError, StoreError
-from storage.memory import ChatMemory, RunMemo, TurnMemo
+from storage.recent_chats import ChatMemory, RunMemo, TurnMemo
 from storage.recorder import Recorder
 from storage.records import Conversation, Filter, Page, until_replaced
 

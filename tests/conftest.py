@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from engines.engine import EngineError
-from engines.environments import Environments
-from engines.manager import EngineManager
-from engines.models import ModelLibrary
+from engines.environments.environments import Environments
+from engines.models.library import ModelLibrary
+from engines.runtime.manager import EngineManager
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

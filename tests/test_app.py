@@ -11,7 +11,7 @@ import urllib.request
 import psutil
 import pytest
 
-from engines.process import PROJECT_ROOT
+from engines.runtime.worker_process import PROJECT_ROOT
 
 TARGETS = (
     "openvino-genai/CPU/int8",

@@ -6,7 +6,7 @@ import pytest
 
 import app
 from engines import ENGINES
-from engines.process import PROJECT_ROOT
+from engines.runtime.worker_process import PROJECT_ROOT
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 

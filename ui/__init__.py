@@ -1,1 +1,1 @@
-"""The page and what runs behind it. Nothing is imported here: the command line uses `ui.turns` without Gradio."""
+"""The page and what runs behind it. Nothing is imported here: the command line uses `ui.chat` without Gradio."""

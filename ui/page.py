@@ -6,12 +6,16 @@ import os
 
 import gradio as gr
 
-from engines.environments import Environments
-from engines.manager import EngineManager
-from engines.models import ModelLibrary
+from engines.environments.environments import Environments
+from engines.models.library import ModelLibrary
+from engines.runtime.manager import EngineManager
 from storage.store import Store
-from ui import compare, history_tab, models_tab, system_tab, trends_tab
-from ui.turns import Turns
+from ui.chat.turns import Turns
+from ui.compare import tab as compare
+from ui.history import tab as history_tab
+from ui.history import trends_tab
+from ui.models import tab as models_tab
+from ui.system import tab as system_tab
 
 TITLE = "Backend Arena"
 HEADER = (

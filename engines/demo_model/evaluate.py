@@ -183,7 +183,7 @@ def _until_end(ids: Sequence[int], ends: int | Sequence[int]) -> list[int]:
 
 def converted(engine_format: str, precision: str, data_dir: Path) -> Path:
     """The bundled model in another format, made by the app's own conversion."""
-    from engines.models import ModelLibrary
+    from engines.models.library import ModelLibrary
     from engines.protocol import EngineSpec, Target
 
     spec = EngineSpec(name=engine_format, title=engine_format, module="", model_format=engine_format)

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from engines.protocol import Finished, RunMetrics, Target
 from storage.codec import content_id, pack_offsets, timestamp, to_json
-from storage.exchange import export_selection
+from storage.exchange.exports import export_selection
 from storage.records import Filter
 from storage.store import Store, _offset_columns, insert
 from storage.trends import METRICS, trend

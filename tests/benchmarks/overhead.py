@@ -31,11 +31,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
 from engines import ENGINES  # noqa: E402
-from engines.environments import Environments  # noqa: E402
-from engines.manager import EngineManager  # noqa: E402
-from engines.models import ModelLibrary  # noqa: E402
-from engines.prompt import PromptEncoder  # noqa: E402
+from engines.environments.environments import Environments  # noqa: E402
+from engines.models.library import ModelLibrary  # noqa: E402
 from engines.protocol import Finished, GenerationRequest, Message, Target  # noqa: E402
+from engines.runtime.manager import EngineManager  # noqa: E402
+from engines.worker.prompt import PromptEncoder  # noqa: E402
 
 WEIGHTS = PROJECT / "engines" / "demo_model" / "weights"
 SHAPE = {

@@ -43,17 +43,17 @@ def serve(data_dir: str, turns: int, pipe) -> None:
     """The app in a process of its own, as in life; answers with its address, then with token arrival times."""
     import dataclasses
 
-    from engines.environments import Environments
+    from engines.environments.environments import Environments
     from engines.hardware import machine_facts
-    from engines.manager import EngineManager
-    from engines.models import ModelLibrary
+    from engines.models.library import ModelLibrary
     from engines.protocol import Target
+    from engines.runtime.manager import EngineManager
     from storage.store import Store
     from tests.benchmarks import steady_engine
-    from ui.live import RunFold
+    from ui.chat.run_view import RunFold
+    from ui.chat.turns import Settings, Turns
     from ui.page import build
     from ui.theme import launch_options
-    from ui.turns import Settings, Turns
 
     arrivals: dict[int, list[tuple[float, int]]] = {}
     take = RunFold._take_token

@@ -21,12 +21,12 @@ PROJECT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(PROJECT))
 
 from engines import spec_by_name  # noqa: E402
-from engines.environments import Environments  # noqa: E402
-from engines.manager import EngineFailure, EngineManager  # noqa: E402
-from engines.model_files import read_manifest  # noqa: E402
-from engines.model_source import DEMO_FOLDER  # noqa: E402
-from engines.models import ModelLibrary  # noqa: E402
+from engines.environments.environments import Environments  # noqa: E402
+from engines.models.folders import read_manifest  # noqa: E402
+from engines.models.library import ModelLibrary  # noqa: E402
+from engines.models.model_names import DEMO_FOLDER  # noqa: E402
 from engines.protocol import GenerationRequest, Message, Target  # noqa: E402
+from engines.runtime.manager import EngineFailure, EngineManager  # noqa: E402
 from tests.models.shapes import phi3_shapes, write_random  # noqa: E402
 
 TOLERANCE = 0.25

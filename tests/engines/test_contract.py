@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from engines import ENGINES
-from engines.environments import Environments
-from engines.manager import EngineFailure, EngineManager
-from engines.prompt import PromptEncoder
+from engines.environments.environments import Environments
 from engines.protocol import Failed, Finished, GenerationRequest, Message, Target, Token
+from engines.runtime.manager import EngineFailure, EngineManager
+from engines.worker.prompt import PromptEncoder
 from tests.helpers.worlds import DEMO_WEIGHTS, OneFolder
 
 DEVICES = [(spec, device) for spec in ENGINES for device in spec.devices]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engines.kept_cache import LEAST_TOKENS, reusable_tokens
-from engines.loading import context_tokens, first_sentence, rope_switch
+from engines.toolkit.kv_cache import LEAST_TOKENS, reusable_tokens
+from engines.toolkit.loading import context_tokens, first_sentence, rope_switch
 
 KEPT = list(range(100, 160))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.environments import Environments
-from engines.manager import EngineManager
+from engines.environments.environments import Environments
 from engines.openvino_genai_engine import PrefixCache
 from engines.protocol import Target
+from engines.runtime.manager import EngineManager
 from tests.helpers.worlds import OneFolder, ask
 
 

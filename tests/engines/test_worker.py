@@ -10,10 +10,10 @@ import time
 import psutil
 import pytest
 
-from engines.manager import EngineFailure
-from engines.process import PROJECT_ROOT, WorkerProcess
-from engines.prompt import PromptEncoder, TextStream
 from engines.protocol import Failed, Finished, Message, Prompted, Token
+from engines.runtime.manager import EngineFailure
+from engines.runtime.worker_process import PROJECT_ROOT, WorkerProcess
+from engines.worker.prompt import PromptEncoder, TextStream
 from tests.helpers.worlds import DEMO_WEIGHTS, ECHO, SLOW_ECHO, ask, bad, manager_on
 
 
@@ -151,7 +151,7 @@ def test_an_unusable_reply_is_flagged(manager, habit, words):
 def test_the_worker_ends_with_its_parent(tmp_path):
     """Also when the parent is killed and can say no goodbye."""
     script = (
-        "import sys, time; from pathlib import Path; from engines.process import WorkerProcess\n"
+        "import sys, time; from pathlib import Path; from engines.runtime.worker_process import WorkerProcess\n"
         f"w = WorkerProcess(sys.executable, Path({str(tmp_path / 'w.log')!r})); w.start(lambda e: None)\n"
         "print(w.pid, flush=True); time.sleep(60)"
     )

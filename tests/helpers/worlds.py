@@ -3,9 +3,9 @@
 import threading
 from pathlib import Path
 
-from engines.environments import Environments
-from engines.manager import EngineManager
+from engines.environments.environments import Environments
 from engines.protocol import GenerationRequest, Message, PreparedModel, Target
+from engines.runtime.manager import EngineManager
 from tests.helpers import bad_engine, echo_engine
 
 DEMO_WEIGHTS = Path(__file__).parents[2] / "engines" / "demo_model" / "weights"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.model_source import DEMO_FOLDER
-from engines.models import ModelLibrary
+from engines.models.library import ModelLibrary
+from engines.models.model_names import DEMO_FOLDER
 from engines.protocol import EngineSpec
 from tests.models.hub_server import FakeHub, serving
 

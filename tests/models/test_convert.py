@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engines import convert_recipes
-from engines.convert_check import check_onnxruntime_genai, check_openvino
-from engines.convert_worker import read_stage
 from engines.engine import ModelError, OutOfMemoryError
-from engines.jobs import CancelledError
-from engines.model_files import MANIFEST, PROMPT_FILES, read_facts
-from engines.model_source import DEMO_FOLDER
-from engines.models import ModelLibrary
+from engines.models.conversion import recipes as convert_recipes
+from engines.models.conversion.check import check_onnxruntime_genai, check_openvino
+from engines.models.conversion.worker import read_stage
+from engines.models.folders import MANIFEST, PROMPT_FILES, read_facts
+from engines.models.library import ModelLibrary
+from engines.models.model_names import DEMO_FOLDER
+from engines.processes.jobs import CancelledError
 from engines.protocol import Target
 from tests.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
 
@@ -238,7 +238,7 @@ def test_code_that_comes_with_a_model_needs_consent(fresh, copy):
 
 def conversion_process() -> psutil.Process:
     for child in psutil.Process().children(recursive=True):
-        if "engines.convert_worker" in " ".join(child.cmdline()):
+        if "engines.models.conversion.worker" in " ".join(child.cmdline()):
             return child
     raise AssertionError("no conversion is running")
 
@@ -273,7 +273,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished(fresh, copy, tmp
 _PARENT = """
 import sys, threading
 from pathlib import Path
-from engines.models import ModelLibrary
+from engines.models.library import ModelLibrary
 from engines.protocol import Target
 from tests.models.conftest import OPENVINO
 library = ModelLibrary(Path(sys.argv[1]))
@@ -316,7 +316,7 @@ def test_two_conversions_wait_for_each_other_and_two_askers_share_one(fresh, cop
     workers = [
         c
         for c in psutil.Process().children(recursive=True)
-        if "engines.convert_worker" in " ".join(c.cmdline())
+        if "engines.models.conversion.worker" in " ".join(c.cmdline())
     ]
     for thread in threads:
         thread.join()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from engines.engine import ModelError
-from engines.jobs import CancelledError
-from engines.model_source import DEMO_FOLDER
-from engines.models import ModelLibrary
+from engines.models.library import ModelLibrary
+from engines.models.model_names import DEMO_FOLDER
+from engines.processes.jobs import CancelledError
 from engines.protocol import Target
 from tests.models.conftest import PLAIN, REPOSITORY, Watcher
 from tests.models.hub_server import Fault
@@ -65,7 +65,7 @@ def test_the_hub_client_itself_finds_the_files(hub, fresh):
 
 
 def _cache() -> Path:
-    from engines.hub_cache import cache_dir
+    from engines.models.download.hub_cache import cache_dir
 
     return cache_dir()
 

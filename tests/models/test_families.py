@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines import ENGINES
-from engines.model_source import DEMO_FOLDER
+from engines.models.model_names import DEMO_FOLDER
 from engines.protocol import Finished, GenerationRequest, Message, Target
 
 TEMPLATES = {

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from engines import catalogue, models_cli, spec_by_name
+from engines import spec_by_name
 from engines.engine import ModelError
-from engines.hub_cache import cache_dir
-from engines.model_plan import Plan
-from engines.model_source import DEMO_FOLDER, resolve
-from engines.models import ModelLibrary
+from engines.models import catalogue
+from engines.models.download.hub_cache import cache_dir
+from engines.models.library import ModelLibrary
+from engines.models.model_names import DEMO_FOLDER, resolve
+from engines.models.plan import Plan
 from engines.protocol import Target
 from tests.models.conftest import ONNX, OPENVINO, PLAIN, REPOSITORY, Watcher
+from ui.cli import models as models_cli
 
 TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 PHI = "microsoft/Phi-3.5-mini-instruct"
@@ -73,7 +75,7 @@ def test_the_catalogue_is_consistent():
 
 def test_importing_the_library_stays_free():
     code = (
-        "import sys, engines.models, engines.models_cli;"
+        "import sys, engines.models.library, ui.cli.models;"
         "heavy = {'torch', 'transformers', 'openvino', 'huggingface_hub', 'onnxruntime_genai', 'optimum', 'gradio'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from engines.model_source import DEMO_FOLDER
-from engines.models import ModelLibrary
-from ui import models_tab
-from ui.models_work import format_choices
+from engines.models.library import ModelLibrary
+from engines.models.model_names import DEMO_FOLDER
+from ui.models import tab as models_tab
+from ui.models.background import format_choices
 from ui.theme import launch_options
 
 sync_api = pytest.importorskip("playwright.sync_api")

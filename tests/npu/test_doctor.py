@@ -2,8 +2,8 @@
 
 import json
 
-from engines.doctor import doctor_document, doctor_text
 from engines.protocol import Availability, DeviceStatus
+from ui.doctor import doctor_document, doctor_text
 
 FACTS = {"processor": "A processor", "physical_cores": 4, "logical_cores": 8, "memory_bytes": 16_000_000_000}
 ANSWERS = {

@@ -14,10 +14,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engines import guarded
 from engines.engine import UnavailableError
-from engines.environments import ENVIRONMENTS, Environments, EnvironmentSpec, SetUpCancelledError, SetUpError
-from engines.interpreters import find_interpreter
+from engines.environments.environments import (
+    ENVIRONMENTS,
+    Environments,
+    EnvironmentSpec,
+    SetUpCancelledError,
+    SetUpError,
+)
+from engines.environments.interpreters import find_interpreter
+from engines.processes import guarded
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = sys.version_info[:2]
@@ -249,7 +255,7 @@ def test_cancel_leaves_nothing(small, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX's")
 def test_killed_half_way_again_finishes(small, tmp_path):
     script = (
-        "import sys; from pathlib import Path; from engines.environments import Environments\n"
+        "import sys; from pathlib import Path; from engines.environments.environments import Environments\n"
         "from tests.npu.test_environments import small_spec\n"
         "folder = Path(sys.argv[1])\n"
         "Environments(folder / 'data', specs=(small_spec(folder),)).create('small', lambda progress: None)"
@@ -328,7 +334,7 @@ def test_a_fitting_python_is_found_on_the_path_and_shims_that_lie_are_passed_ove
 
 
 RESOLVED = [
-    *(("engines/envs/intel_npu.txt", version) for version in ("3.11", "3.12")),
+    *(("engines/environments/intel_npu.txt", version) for version in ("3.11", "3.12")),
     *(("requirements.txt", version) for version in ("3.11", "3.12", "3.13")),
 ]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.environments import Environments
-from engines.manager import EngineFailure, EngineManager
+from engines.environments.environments import Environments
 from engines.protocol import Failed, GenerationRequest, Message, Target, Token
+from engines.runtime.manager import EngineFailure, EngineManager
 from tests.engines.test_contract import (  # noqa: F401 - the contract's tests run here, too
     OneFolder,
     generate,

@@ -7,10 +7,10 @@ import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
-from engines.environments import Environments
+from engines.environments.environments import Environments
 from engines.protocol import Availability, DeviceStatus
 from tests.npu.test_environments import no_network, small_spec
-from ui import system_tab
+from ui.system import tab as system_tab
 from ui.theme import launch_options
 
 ANSWERS = {

@@ -15,20 +15,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.protocol import Failed
-from storage.bring_in import import_file
-from storage.documents import conversation_markdown
-from storage.exchange import (
+from storage.exchange.documents import conversation_markdown
+from storage.exchange.exports import (
     COLUMNS,
     conversation_document,
     export_database,
     export_selection,
 )
+from storage.exchange.imports import import_file
 from storage.records import Conversation, Filter
 from storage.store import Store, StoreError
 from storage.trends import METRICS, trend
 from tests.storage.filling import CPU, OTHER, run, turn
-from ui.history_view import conversation_html, list_html
-from ui.trends_view import trend_html
+from ui.history.conversation_html import conversation_html, list_html
+from ui.history.trends_svg import trend_html
 
 ODD = "say \x00 \ud83d\ude00 \ud800 😀\n=1+1"
 """NUL, two surrogates that are not a pair, a lone one, a real emoji."""

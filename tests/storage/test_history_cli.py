@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from engines.protocol import Failed
-from storage import history_cli
 from storage.store import FILE_NAME, Store, StoreError
 from tests.storage.filling import OTHER, run, turn
+from ui.cli import history as history_cli
 
 
 @pytest.fixture
@@ -114,8 +114,7 @@ def test_delete_asks_first(capsys, data_dir, monkeypatch):
 
 def test_nothing_heavy_is_loaded():
     script = (
-        "import sys, storage.history_cli\n"
-        "print([m for m in ('duckdb', 'gradio', 'torch') if m in sys.modules])"
+        "import sys, ui.cli.history\nprint([m for m in ('duckdb', 'gradio', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -8,15 +8,15 @@ import gradio as gr
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from engines.environments import Environments
+from engines.environments.environments import Environments
 from engines.hardware import machine_facts
-from engines.manager import EngineManager
-from engines.models import ModelLibrary
+from engines.models.library import ModelLibrary
+from engines.runtime.manager import EngineManager
 from storage.store import Store
 from tests.helpers import bad_engine, echo_engine
+from ui.chat.turns import Turns
 from ui.page import build
 from ui.theme import launch_options
-from ui.turns import Turns
 
 CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 ABSENT = dataclasses.replace(

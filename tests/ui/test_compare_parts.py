@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 
 from engines.protocol import Availability, DeviceStatus, EngineSpec, Failed, RunMetrics, Target
 from ui import format as fmt
-from ui.compare_actions import read_attachment, settings_from, with_attachment
-from ui.compare_markdown import GrowingMarkdown, render
-from ui.compare_page import panels_from_json, panels_to_json
-from ui.compare_summary import (
+from ui.chat.conversations import PastRun, TalkTurn
+from ui.chat.run_view import RunView
+from ui.chat.turns import TurnError
+from ui.compare.actions import read_attachment, settings_from, with_attachment
+from ui.compare.browser_tab import panels_from_json, panels_to_json
+from ui.compare.offer import Offer, ignored_settings, sharing_panels
+from ui.compare.panel_html import Naming, PanelState, exchange, failure_card, head, numbers_line
+from ui.compare.summary_html import (
     agreement,
     chart,
     difference,
@@ -21,11 +25,7 @@ from ui.compare_summary import (
     summary,
     ticks,
 )
-from ui.compare_talk import PastRun, TalkTurn
-from ui.compare_targets import Offer, ignored_settings, sharing_panels
-from ui.compare_view import Naming, PanelState, exchange, failure_card, head, numbers_line
-from ui.live import RunView
-from ui.turns import TurnError
+from ui.reply_html import GrowingMarkdown, render
 
 ALLOWED_TAGS = {
     *("p", "strong", "em", "ul", "ol", "li", "code", "pre", "div", "span", "button", "a", "br", "hr"),

@@ -15,11 +15,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engines.protocol import Failed, Target
-from storage.exchange import export_selection
+from storage.exchange.exports import export_selection
 from storage.records import Filter
 from storage.store import Store
 from tests.storage.filling import CPU, MACHINE, OTHER, run, turn
-from ui import history_tab, trends_tab
+from ui.history import tab as history_tab
+from ui.history import trends_tab
 from ui.theme import launch_options
 
 expect.set_options(timeout=20_000)  # a busy CI machine answers late

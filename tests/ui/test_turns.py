@@ -10,11 +10,11 @@ import time
 import psutil
 import pytest
 
-from engines.process import PROJECT_ROOT
 from engines.protocol import Target
+from engines.runtime.worker_process import PROJECT_ROOT
 from storage.store import Store
 from tests.helpers.worlds import ECHO, SLOW_ECHO, bad, manager_on
-from ui.turns import Settings, TurnError, Turns
+from ui.chat.turns import Settings, TurnError, Turns
 
 MACHINE = {"name": "test machine", "processor": "x"}
 LONG = Settings(max_new_tokens=400)
@@ -189,7 +189,7 @@ import sys, time
 from pathlib import Path
 from storage.store import Store
 from tests.helpers.worlds import SLOW_ECHO, manager_on
-from ui.turns import Settings, Turns
+from ui.chat.turns import Settings, Turns
 data = Path(sys.argv[1])
 turns = Turns(manager_on(data), Store(data / "arena.sqlite3"), lambda: {"name": "m"})
 turn = turns.send("word " * 100, [(0, SLOW_ECHO)], Settings(max_new_tokens=400))

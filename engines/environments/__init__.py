@@ -1,0 +1,1 @@
+"""Isolated virtual environments for engines that cannot share the app's own."""

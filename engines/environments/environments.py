@@ -1,0 +1,384 @@
+"""Isolated Python environments for libraries that cannot share one with the rest.
+
+An environment is a name, a pinned requirements file and an interpreter to build on. It is created on
+demand under the data directory, in a folder keyed by everything that decides its content. Virtual
+environments cannot be moved, so it is built in place and a marker file is written last: a folder without
+its marker is rubbish from an interrupted set-up and is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engines.engine import EngineError, OnProgress, UnavailableError
+from engines.environments.interpreters import Interpreter, find_interpreter
+from engines.protocol import Progress
+
+MAIN = "main"
+_MARKER = "complete.json"
+_STAGE = "set-up"
+_INSTRUCTION_SETS = (
+    "adx",
+    "aes",
+    "amx",
+    "avx",
+    "bmi",
+    "f16c",
+    "fma",
+    "gfni",
+    "movbe",
+    "sha",
+    "sse",
+    "ssse",
+    "vaes",
+)
+_OTHERS = "Choose one of the other engines."
+
+
+class SetUpError(EngineError):
+    """An environment could not be created; the log has every line."""
+
+    kind = "unavailable"
+
+
+class SetUpCancelledError(EngineError):
+    kind = "cancelled"
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What an isolated environment is made of."""
+
+    name: str
+    title: str
+    requirements: Path
+    pythons: tuple[tuple[int, int], ...]
+    """Python versions it works on, best first."""
+    imports: tuple[str, ...]
+    """Modules that must import for it to count as working."""
+    distributions: tuple[str, ...]
+    """Packages whose versions are worth showing."""
+    disk_bytes: int
+    """Free space wanted before starting, downloads included."""
+    machines: tuple[str, ...] = ("amd64", "x86_64")
+    platforms: tuple[str, ...] = ("win32", "linux")
+    source_package: str | None = None
+    """Package that is built from source where there is no wheel (engines/environments/npu_wheel.py)."""
+
+
+ENVIRONMENTS: tuple[EnvironmentSpec, ...] = (
+    EnvironmentSpec(
+        name="intel-npu",
+        title="Intel NPU Acceleration Library",
+        requirements=Path(__file__).with_name("intel_npu.txt"),
+        pythons=((3, 11), (3, 12)),
+        imports=("intel_npu_acceleration_library", "transformers", "tokenizers", "jinja2", "psutil"),
+        distributions=(
+            "intel-npu-acceleration-library",
+            "neural-compressor",
+            "transformers",
+            "torch",
+            "numpy",
+            "tokenizers",
+        ),
+        disk_bytes=3_000_000_000,
+        source_package="intel-npu-acceleration-library",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class EnvironmentStatus:
+    """How an environment stands: `ready`, `missing`, `outdated`, `broken` or `impossible`."""
+
+    name: str
+    title: str
+    state: str
+    interpreter: Path | None = None
+    python_version: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    size_bytes: int | None = None
+    set_up_s: float | None = None
+    """How long the set-up took."""
+    reason: str | None = None
+    remedy: str | None = None
+    log_path: Path | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "ready"
+
+
+class Environments:
+    """Creates, finds and repairs the environments of one data directory. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        python: str | None = None,
+        specs: Sequence[EnvironmentSpec] = ENVIRONMENTS,
+    ):
+        """`python` names the interpreter to build on; None: look for one."""
+        self._root = Path(data_dir).resolve() / "environments"
+        self._python = python
+        self._specs = {spec.name: spec for spec in specs}
+        self._locks = {name: threading.Lock() for name in self._specs}
+        self._impossible: dict[str, UnavailableError | None] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """The isolated environments; `main`, the one running the app, is not among them."""
+        return tuple(self._specs)
+
+    def interpreter(self, name: str) -> Path:
+        """Python executable of an environment, for starting workers; cheap.
+
+        Raises UnavailableError with reason and remedy when it is not set up.
+        """
+        if name == MAIN:
+            return Path(sys.executable)
+        status = self.status(name)
+        if status.interpreter is None or not status.ready:
+            raise UnavailableError(status.reason or f"{status.title} is not set up.", status.remedy)
+        return status.interpreter
+
+    def status(self, name: str) -> EnvironmentStatus:
+        """Look at what is on disk; starts no Python of the environment."""
+        if name == MAIN:
+            return EnvironmentStatus(
+                MAIN, "The app's own environment", "ready", Path(sys.executable), platform.python_version()
+            )
+        spec = self._spec(name)
+        found = None
+        for folder in self._folders(spec):
+            record = _read_marker(folder)
+            if record is None:
+                continue
+            found = self._judge(spec, folder, record)
+            if found.ready:
+                return found
+        return found or self._missing(spec)
+
+    def log_path(self, name: str) -> Path:
+        """Every line of the last set-up."""
+        return self._root / f"{self._spec(name).name}.log"
+
+    def create(
+        self,
+        name: str,
+        on_progress: OnProgress,
+        cancelled: threading.Event | None = None,
+    ) -> EnvironmentStatus:
+        """Set an environment up, or verify it and rebuild what is broken. Blocks for minutes.
+
+        Raises UnavailableError when it is impossible here, SetUpError with one clear sentence and the
+        remedy when it failed, SetUpCancelledError after `cancelled`. Running it again always finishes the job.
+        """
+        from engines.environments.build import Build
+
+        spec = self._spec(name)
+        cancelled = cancelled or threading.Event()
+        with self._exclusive(spec, on_progress, cancelled):
+            base = self._base_interpreter(spec)
+            folder = self._root / spec.name / environment_key(spec, base)
+            build = Build(spec, base, folder, self.log_path(name), on_progress, cancelled)
+            record = _read_marker(folder)
+            if record is None or not self._judge(spec, folder, record).ready or not build.works():
+                _write_marker(folder, build.run())
+            for other in self._folders(spec):
+                if other != folder:
+                    discard(other)
+        status = self.status(name)
+        on_progress(Progress(_STAGE, f"{spec.title} is ready", 1.0))
+        return status
+
+    def remove(self, name: str) -> None:
+        """Delete an environment and what interrupted set-ups left."""
+        spec = self._spec(name)
+        with self._exclusive(spec, lambda _progress: None, threading.Event()):
+            for folder in self._folders(spec):
+                discard(folder)
+
+    def _spec(self, name: str) -> EnvironmentSpec:
+        try:
+            return self._specs[name]
+        except KeyError:
+            known = ", ".join(self._specs)
+            raise UnavailableError(f"There is no environment “{name}”.", f"Known: {known}.") from None
+
+    def _folders(self, spec: EnvironmentSpec) -> list[Path]:
+        """Newest first."""
+        parent = self._root / spec.name
+        try:
+            folders = [path for path in parent.iterdir() if path.is_dir()]
+        except OSError:
+            return []
+        return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def _judge(self, spec: EnvironmentSpec, folder: Path, record: Mapping) -> EnvironmentStatus:
+        interpreter = venv_python(folder)
+        remedy = f"Run: python app.py setup {spec.name}"
+        state, reason = "ready", None
+        if record.get("requirements_sha256") != requirements_sha256(spec):
+            state, reason = "outdated", f"{spec.title} was set up with other package versions."
+        elif record.get("machine") != machine_fingerprint(spec):
+            state, reason = "outdated", f"{spec.title} was built on a different processor or system."
+        elif not interpreter.exists() or not Path(record.get("base", "")).exists():
+            state = "broken"
+            reason = f"The Python that {spec.title} was set up with ({record.get('base')}) is gone."
+        return EnvironmentStatus(
+            name=spec.name,
+            title=spec.title,
+            state=state,
+            interpreter=interpreter,
+            python_version=record.get("python_version"),
+            versions=record.get("versions", {}),
+            size_bytes=record.get("size_bytes"),
+            set_up_s=record.get("set_up_s"),
+            reason=reason,
+            remedy=None if state == "ready" else remedy,
+            log_path=self._existing_log(spec),
+        )
+
+    def _missing(self, spec: EnvironmentSpec) -> EnvironmentStatus:
+        if spec.name not in self._impossible:
+            try:
+                self._base_interpreter(spec)
+                self._impossible[spec.name] = None
+            except UnavailableError as error:
+                self._impossible[spec.name] = error
+        obstacle = self._impossible[spec.name]
+        reason = f"{spec.title} is not set up yet."
+        if any(self._folders(spec)):
+            reason = f"{spec.title} is being set up, or its last set-up was interrupted."
+        return EnvironmentStatus(
+            name=spec.name,
+            title=spec.title,
+            state="missing" if obstacle is None else "impossible",
+            reason=reason if obstacle is None else str(obstacle),
+            remedy=f"Run: python app.py setup {spec.name}" if obstacle is None else obstacle.remedy,
+            log_path=self._existing_log(spec),
+        )
+
+    def _existing_log(self, spec: EnvironmentSpec) -> Path | None:
+        path = self.log_path(spec.name)
+        return path if path.exists() else None
+
+    def _base_interpreter(self, spec: EnvironmentSpec) -> Interpreter:
+        if sys.platform not in spec.platforms:
+            raise UnavailableError(f"{spec.title} exists for Windows and Linux only.", _OTHERS)
+        base = find_interpreter(spec.pythons, self._python, spec.title)
+        if base.machine.lower() not in spec.machines:
+            raise UnavailableError(
+                f"{spec.title} exists for x86-64 processors only; this Python is for {base.machine}.",
+                _OTHERS,
+            )
+        return base
+
+    @contextlib.contextmanager
+    def _exclusive(
+        self, spec: EnvironmentSpec, on_progress: OnProgress, cancelled: threading.Event
+    ) -> Iterator[None]:
+        """One set-up of an environment at a time, in this process and among several."""
+        lock = self._locks[spec.name]
+        waiting = Progress("queue", f"Waiting: {spec.title} is being set up already")
+        _wait_until(lambda: lock.acquire(timeout=0.2), lambda: on_progress(waiting), cancelled)
+        try:
+            self._make_root(spec)
+            with (self._root / f"{spec.name}.lock").open("a+b") as handle:
+                _wait_until(lambda: _try_lock(handle), lambda: on_progress(waiting), cancelled)
+                yield  # the system releases the lock when the file closes, also for a killed process
+        finally:
+            lock.release()
+
+    def _make_root(self, spec: EnvironmentSpec) -> None:
+        try:
+            (self._root / spec.name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SetUpError(
+                f"Cannot write to {self._root}: {error.strerror or error}.",
+                "Choose another folder with --data-dir.",
+            ) from error
+
+
+def venv_python(folder: Path) -> Path:
+    """The interpreter inside a virtual environment's folder."""
+    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
+
+
+def discard(folder: Path) -> None:
+    """Delete an environment, its marker first: what is half deleted must not look finished."""
+    with contextlib.suppress(OSError):
+        (folder / _MARKER).unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def requirements_sha256(spec: EnvironmentSpec) -> str:
+    """Hash of the pins alone: comments and line ends do not rebuild gigabytes."""
+    lines = spec.requirements.read_text(encoding="utf-8").splitlines()
+    pins = [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+    return hashlib.sha256("\n".join(pins).encode()).hexdigest()
+
+
+def machine_fingerprint(spec: EnvironmentSpec) -> str:
+    """What a build from source depends on: -march=native code runs on the same kind of processor only."""
+    parts = [sys.platform, platform.machine()]
+    if spec.source_package is not None and sys.platform == "linux":
+        with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+            flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+            # Only instruction sets: a kernel update adds and removes other flags.
+            parts += sorted(flag for flag in flags if flag.startswith(_INSTRUCTION_SETS))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def environment_key(spec: EnvironmentSpec, base: Interpreter) -> str:
+    """Folder name of an environment: everything that decides its content."""
+    parts = [requirements_sha256(spec), base.executable, base.version_text, machine_fingerprint(spec)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _read_marker(folder: Path) -> Mapping | None:
+    try:
+        record = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _write_marker(folder: Path, record: Mapping) -> None:
+    partial = folder / f"{_MARKER}.partial"
+    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    partial.replace(folder / _MARKER)
+
+
+def _wait_until(attempt: Callable[[], bool], on_wait: Callable[[], None], cancelled: threading.Event) -> None:
+    while not attempt():
+        on_wait()
+        if cancelled.wait(0.3):
+            raise SetUpCancelledError("The set-up was cancelled.")
+
+
+def _try_lock(handle) -> bool:
+    """Take the system's lock on an open file without waiting."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            handle.seek(0)
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

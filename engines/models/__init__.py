@@ -1,0 +1,1 @@
+"""Models: what a name means, what is here, what is missing, and how to get it."""

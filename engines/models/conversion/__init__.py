@@ -1,0 +1,1 @@
+"""Making another format of a model from its original weights."""

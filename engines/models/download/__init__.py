@@ -1,0 +1,1 @@
+"""Getting files from a Hugging Face hub into the standard cache."""

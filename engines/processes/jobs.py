@@ -1,0 +1,299 @@
+"""Long work in a child process: downloads and conversions.
+
+A child is the only thing that can be stopped at once, leaks nothing into the page's process, and may import the
+heavy libraries. It gets one JSON job on stdin and answers with JSON lines; what the libraries print goes to a log
+file. The end of its stdin ends the child, so a dead parent leaves none behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from engines.engine import EngineError, ModelError, OutOfMemoryError
+from engines.protocol import Progress
+
+PROJECT = Path(__file__).resolve().parents[2]
+_POLL_S = 0.1
+_TERMINATE_S = 3.0
+
+OnProgress = Callable[[Progress], None]
+
+
+class CancelledError(EngineError):
+    """The person stopped it."""
+
+    kind = "cancelled"
+
+
+def run_job(
+    module: str,
+    job: Mapping[str, Any],
+    log_path: Path,
+    on_progress: OnProgress,
+    cancelled: threading.Event,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Run `python -m module` on one job until it answers; returns its result.
+
+    Raises what the child reported (ModelError, OutOfMemoryError), CancelledError, or ModelError with the exit code
+    when the child ended without an answer.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=PROJECT,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", **(environment or {})},
+            creationflags=_background_flags(),
+        )
+    lines: queue.Queue[bytes | None] = queue.Queue()
+    reader = threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True)
+    reader.start()
+    try:
+        process.stdin.write(json.dumps(dict(job)).encode() + b"\n")
+        process.stdin.flush()
+        return _follow(process, lines, on_progress, cancelled, log_path)
+    except BrokenPipeError:
+        raise _ended_without_answer(process, log_path) from None
+    finally:
+        _end(process)
+        reader.join(timeout=_TERMINATE_S)
+
+
+def _follow(process, lines, on_progress: OnProgress, cancelled: threading.Event, log_path: Path) -> dict:
+    while True:
+        if cancelled.is_set():
+            raise CancelledError("Stopped.")
+        try:
+            line = lines.get(timeout=_POLL_S)
+        except queue.Empty:
+            continue
+        if line is None:
+            raise _ended_without_answer(process, log_path)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue
+        if "progress" in message:
+            on_progress(Progress(**message["progress"]))
+        elif "result" in message:
+            return message["result"]
+        elif "error" in message:
+            raise _as_exception(message["error"])
+
+
+def _as_exception(error: Mapping[str, Any]) -> EngineError:
+    classes = {"memory": OutOfMemoryError, "cancelled": CancelledError}
+    return classes.get(error.get("kind"), ModelError)(error["message"], error.get("remedy"))
+
+
+def _ended_without_answer(process: subprocess.Popen, log_path: Path) -> EngineError:
+    try:
+        code = process.wait(timeout=_TERMINATE_S)
+    except subprocess.TimeoutExpired:
+        code = None
+    if code == -9:
+        return OutOfMemoryError(
+            f"The process was killed (exit code {code}), which is what the system does when memory runs out.",
+            f"Close other programs or choose a smaller model. Log: {log_path}",
+        )
+    return ModelError(f"The process ended unexpectedly (exit code {code}).", f"Log: {log_path}")
+
+
+def _read_lines(stream, lines: queue.Queue) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _end(process: subprocess.Popen) -> None:
+    try:
+        process.stdin.close()
+    except OSError:
+        pass
+    if process.poll() is None:
+        try:
+            process.wait(timeout=0.3)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            try:
+                process.wait(timeout=_TERMINATE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _background_flags() -> int:
+    if sys.platform == "win32":
+        return subprocess.BELOW_NORMAL_PRIORITY_CLASS | subprocess.CREATE_NO_WINDOW
+    return 0
+
+
+# --- the child's end ---------------------------------------------------------------------------------------
+
+
+class ChildEnd:
+    """What a child module uses: reads the job, reports, and watches for the end of the parent."""
+
+    def __init__(self, on_orphaned: Callable[[], None] = lambda: None):
+        # Libraries print to stdout; the answers need a descriptor of their own.
+        self._answers = os.fdopen(os.dup(1), "wb", buffering=0)
+        os.dup2(2, 1)
+        self._commands = os.fdopen(os.dup(0), "rb")
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        if os.name == "nt":
+            _set_windows_handles()
+        self._lock = threading.Lock()
+        self._on_orphaned = on_orphaned
+        if hasattr(os, "nice"):
+            os.nice(10)
+        self.job: dict[str, Any] = json.loads(self._commands.readline() or b"{}")
+        threading.Thread(target=self._watch_parent, daemon=True).start()
+
+    def progress(self, stage: str, text: str, fraction: float | None = None) -> None:
+        self._send({"progress": {"stage": stage, "text": text, "fraction": fraction}})
+
+    def result(self, value: Mapping[str, Any]) -> None:
+        self._send({"result": dict(value)})
+
+    def error(self, message: str, remedy: str | None = None, kind: str = "model") -> None:
+        self._send({"error": {"message": message, "remedy": remedy, "kind": kind}})
+
+    def _send(self, message: dict) -> None:
+        with self._lock:
+            try:
+                self._answers.write(json.dumps(message).encode() + b"\n")
+            except OSError:
+                os._exit(1)
+
+    def _watch_parent(self) -> None:
+        self._commands.read()
+        try:
+            self._on_orphaned()
+        finally:
+            os._exit(1)
+
+
+def _set_windows_handles() -> None:
+    """On Windows a thread blocked on piped stdin can hang an import (numpy#24290), so native code sees no pipe."""
+    import ctypes
+    import msvcrt
+
+    for number, descriptor in ((-10, 0), (-11, 1)):  # STD_INPUT_HANDLE, STD_OUTPUT_HANDLE
+        ctypes.windll.kernel32.SetStdHandle(number, msvcrt.get_osfhandle(descriptor))
+
+
+class FileLock:
+    """A lock between processes, released by the system when its holder dies."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+
+    def try_acquire(self) -> bool:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                self._file.seek(0)
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+# --- one job, several askers -------------------------------------------------------------------------------
+
+
+class _Shared:
+    def __init__(self) -> None:
+        self.waiters: dict[object, OnProgress] = {}
+        self.cancelled = threading.Event()
+        self.done = threading.Event()
+        self.last: Progress | None = None
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class SharedJobs:
+    """Callers that want the same thing at the same time share one job; it is stopped when all of them gave up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _Shared] = {}
+
+    def run(
+        self,
+        key: str,
+        work: Callable[[OnProgress, threading.Event], Any],
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+    ) -> Any:
+        """Do `work`, or join the caller who is doing it; raises what the work raised, or CancelledError."""
+        waiter = object()
+        while True:
+            with self._lock:
+                job = self._jobs.get(key)
+                if job is None:
+                    job = self._jobs[key] = _Shared()
+                    threading.Thread(target=self._work, args=(key, job, work), daemon=True).start()
+                if not job.cancelled.is_set():
+                    job.waiters[waiter] = on_progress
+                    break
+            job.done.wait()  # an abandoned job is still winding down; then start afresh
+        if job.last is not None:
+            on_progress(job.last)
+        while not job.done.wait(_POLL_S):
+            if cancelled.is_set():
+                self._leave(job, waiter)
+                raise CancelledError("Stopped.")
+        if job.error is not None:
+            raise job.error
+        return job.result
+
+    def _leave(self, job: _Shared, waiter: object) -> None:
+        with self._lock:
+            job.waiters.pop(waiter, None)
+            last_one = not job.waiters
+            if last_one:
+                job.cancelled.set()
+        if last_one:
+            job.done.wait()
+
+    def _work(self, key: str, job: _Shared, work: Callable[[OnProgress, threading.Event], Any]) -> None:
+        def report(progress: Progress) -> None:
+            job.last = progress
+            with self._lock:
+                listeners = list(job.waiters.values())
+            for listener in listeners:
+                listener(progress)
+
+        try:
+            job.result = work(report, job.cancelled)
+        except BaseException as error:  # noqa: BLE001 — handed to every waiter
+            job.error = error
+        finally:
+            with self._lock:
+                self._jobs.pop(key, None)
+            job.done.set()

@@ -1,0 +1,530 @@
+"""EngineManager: which targets are loaded, who uses them, and what has to go when memory is short.
+
+One worker process per target, loaded on first use. Unloading is ending the process, the only way that truly
+returns memory. Leases count users; idle workers end after a keep-alive, or earlier, least recently used first,
+when another target needs their room. A worker that crashes twice in a row stays down until the person retries.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from engines import ENGINES
+from engines.engine import EngineError, UnavailableError
+from engines.hardware import available_memory_bytes
+from engines.protocol import (
+    Availability,
+    Cancel,
+    EngineSpec,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    GenerationRequest,
+    Load,
+    Loaded,
+    PreparedModel,
+    Progress,
+    Target,
+)
+from engines.runtime.prober import InterpreterSource, Prober
+from engines.runtime.worker_process import WorkerProcess
+
+KEEP_ALIVE_S = 300.0
+CANCEL_TIMEOUT_S = 10.0
+CRASHES_UNTIL_BLOCKED = 2
+MEMORY_SHARE = 0.9
+"""Share of the available memory that loading a target may take."""
+_LIBRARY_BYTES = 400_000_000
+"""What an inference library takes beside the weights; the start of an estimate, replaced by what is measured."""
+
+OnEvent = Callable[[Event], None]
+OnProgress = Callable[[Progress], None]
+
+
+class EngineFailure(Exception):  # noqa: N818 - the field says failure
+    """A target could not be made ready; `failed` says why, for people and for the log."""
+
+    def __init__(self, failed: Failed):
+        super().__init__(failed.message)
+        self.failed = failed
+
+
+class ModelSource(Protocol):
+    """What the manager needs of the model library."""
+
+    def is_ready(self, target: Target, spec: EngineSpec) -> bool: ...
+
+    def prepare(
+        self, target: Target, spec: EngineSpec, on_progress: OnProgress, cancelled: threading.Event
+    ) -> PreparedModel: ...
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """What a panel shows about its target."""
+
+    target: Target
+    phase: str
+    """`absent`, `preparing` (download, conversion), `loading`, `ready`, `busy`, `failed`."""
+    progress: Progress | None = None
+    rss_bytes: int | None = None
+    peak_rss_bytes: int | None = None
+    loaded: Loaded | None = None
+    failure: Failed | None = None
+    log_path: Path | None = None
+    users: int = 0
+
+
+@dataclass
+class _Slot:
+    """Everything about one target. `lock` guards the fields; the two others order loading and generating."""
+
+    target: Target
+    log_path: Path
+    load_lock: threading.Lock = field(default_factory=threading.Lock)
+    run_lock: threading.Lock = field(default_factory=threading.Lock)
+    worker: WorkerProcess | None = None
+    model: PreparedModel | None = None
+    loaded: Loaded | None = None
+    phase: str = "absent"
+    progress: Progress | None = None
+    failure: Failed | None = None
+    users: int = 0
+    crashes: int = 0
+    last_used: float = 0.0
+    reserved_bytes: int = 0
+    peak_rss_bytes: int | None = None
+    on_event: OnEvent | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self.worker is not None and self.users == 0
+
+
+class Lease:
+    """The right to use a loaded target; several leases of one target take turns generating."""
+
+    def __init__(self, manager: EngineManager, slot: _Slot):
+        self._manager, self._slot = manager, slot
+        self._cancelled: set[str] = set()
+        self.loaded: Loaded = slot.loaded
+        self.model: PreparedModel = slot.model
+
+    def generate(self, run_id: str, request: GenerationRequest, on_event: OnEvent) -> Finished | Failed:
+        """Run one generation; events reach `on_event` on the worker's reader thread. Never raises."""
+        slot, outcome, done = self._slot, [], threading.Event()
+
+        def listen(event: Event) -> None:
+            if isinstance(event, (Finished, Failed)):
+                outcome.append(replace(event, run_id=run_id))
+                done.set()
+            else:
+                on_event(event)
+
+        with slot.run_lock:
+            worker = slot.worker
+            if worker is None or not worker.alive:
+                return Failed(
+                    "crashed", "The worker process ended before the prompt reached it.", run_id=run_id
+                )
+            slot.on_event, slot.phase = listen, "busy"
+            worker.send(Generate(run_id, request))
+            if run_id in self._cancelled:
+                worker.send(Cancel(run_id))
+            self._wait(run_id, worker, done, outcome)
+            slot.on_event = None
+            self._manager.note_outcome(slot, outcome[0])
+        return outcome[0]
+
+    def _wait(
+        self, run_id: str, worker: WorkerProcess, done: threading.Event, outcome: list[Finished | Failed]
+    ) -> None:
+        clock, deadline = self._manager.clock, None
+        while not done.wait(0.1):
+            if deadline is None and run_id in self._cancelled:
+                deadline = clock() + CANCEL_TIMEOUT_S
+            if deadline is not None and clock() > deadline:
+                worker.stop(grace_s=0.5)
+                message = f"The worker did not stop within {CANCEL_TIMEOUT_S:.0f} s and was ended."
+                outcome.append(Failed("hung", message, "The next prompt starts it afresh.", run_id=run_id))
+                return
+
+    def cancel(self, run_id: str) -> None:
+        """Stop a generation, running or still waiting its turn; returns at once."""
+        self._cancelled.add(run_id)
+        worker = self._slot.worker
+        if worker is not None:
+            worker.send(Cancel(run_id))
+
+
+class EngineManager:
+    """Owns every worker process of the app. Thread-safe."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        library: ModelSource,
+        environments: InterpreterSource,
+        *,
+        specs: Sequence[EngineSpec] = ENGINES,
+        remembered_peak: Callable[[Target], int | None] = lambda _target: None,
+        available_memory: Callable[[], int] = available_memory_bytes,
+        clock: Callable[[], float] = time.monotonic,
+        start_worker: Callable[..., WorkerProcess] = WorkerProcess,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        memory_share: float = MEMORY_SHARE,
+    ):
+        """`remembered_peak`: the last measured peak RSS of a target in bytes, from the log."""
+        self.clock = clock
+        self.specs = {spec.name: spec for spec in specs}
+        self.keep_alive_s = keep_alive_s
+        self._data_dir, self._library, self._environments = data_dir, library, environments
+        self._remembered_peak, self._available_memory = remembered_peak, available_memory
+        self._start_worker, self._memory_share = start_worker, memory_share
+        self._slots: dict[Target, _Slot] = {}
+        self._lock = threading.RLock()
+        self._prober = Prober(self.specs, environments, start_worker, data_dir / "logs")
+        self._closed = threading.Event()
+        threading.Thread(target=self._end_idle_workers, name="keep-alive", daemon=True).start()
+
+    # --- what can run here -----------------------------------------------------------------------------
+
+    @property
+    def known_availability(self) -> Mapping[str, Availability] | None:
+        """What the last probe found; None while there was none yet. Never waits."""
+        return self._prober.known
+
+    def availability(self, *, refresh: bool = False) -> dict[str, Availability]:
+        """Engine name -> which devices it has here. The first call takes seconds: every library is asked."""
+        return self._prober.availability(refresh=refresh)
+
+    # --- what is loaded --------------------------------------------------------------------------------
+
+    def state(self, target: Target) -> TargetState:
+        """What is known about a target now; cheap enough to ask several times a second."""
+        with self._lock:
+            slot = self._slots.get(target)
+            if slot is None:
+                return TargetState(target, "absent")
+            state = TargetState(
+                target,
+                slot.phase,
+                slot.progress,
+                None,
+                slot.peak_rss_bytes,
+                slot.loaded,
+                slot.failure,
+                slot.log_path,
+                slot.users,
+            )
+            worker = slot.worker
+        return replace(state, rss_bytes=worker.rss_bytes()) if worker else state
+
+    def states(self) -> tuple[TargetState, ...]:
+        """Every target that was ever asked for in this process."""
+        with self._lock:
+            targets = tuple(self._slots)
+        return tuple(self.state(target) for target in targets)
+
+    @contextlib.contextmanager
+    def lease(
+        self,
+        target: Target,
+        on_progress: OnProgress = lambda _progress: None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Lease]:
+        """Make the target ready (download, convert, load, warm up as needed) and hold it while in use.
+
+        Raises EngineFailure when that is impossible or `cancelled` was set meanwhile.
+        """
+        cancelled = cancelled or threading.Event()
+        slot = self._slot(target)
+        with self._lock:
+            slot.users += 1
+        try:
+            self._ensure_loaded(slot, on_progress, cancelled)
+            yield Lease(self, slot)
+        finally:
+            with self._lock:
+                slot.users -= 1
+                slot.last_used = self.clock()
+
+    def unload(self, target: Target) -> bool:
+        """End the worker of a target; False when it is in use."""
+        with self._lock:
+            slot = self._slots.get(target)
+            if slot is None or slot.worker is None:
+                return slot is None or slot.users == 0
+            if slot.users:
+                return False
+            worker = self._detach(slot, "absent")
+        worker.stop()
+        return True
+
+    def retry(self, target: Target) -> None:
+        """Forget that a target failed; the next lease tries again."""
+        with self._lock:
+            slot = self._slot(target)
+            slot.crashes = 0
+            if slot.phase == "failed":
+                slot.phase, slot.failure = "absent", None
+
+    def shutdown(self) -> None:
+        """End every worker. The manager is of no use afterwards."""
+        self._closed.set()
+        with self._lock:
+            workers = [self._detach(slot, "absent") for slot in self._slots.values() if slot.worker]
+        with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:
+            list(pool.map(lambda worker: worker.stop(grace_s=1.0), workers))
+        self._prober.shutdown()
+
+    def note_outcome(self, slot: _Slot, outcome: Finished | Failed) -> None:
+        """Book a run's end: peaks, crashes, and what the target can do next."""
+        with self._lock:
+            if isinstance(outcome, Finished):
+                peak = outcome.metrics.peak_rss_bytes
+                slot.peak_rss_bytes = max(peak or 0, slot.peak_rss_bytes or 0) or None
+                slot.crashes = 0
+            worker_gone = isinstance(outcome, Failed) and outcome.kind in ("crashed", "hung")
+            if worker_gone:
+                self._book_crash(slot, outcome)
+            elif slot.worker is not None:
+                slot.phase = "ready"
+
+    # --- loading ---------------------------------------------------------------------------------------
+
+    def _slot(self, target: Target) -> _Slot:
+        with self._lock:
+            if target not in self._slots:
+                self._slots[target] = _Slot(target, self._log_path(_file_name(target)))
+            return self._slots[target]
+
+    def _log_path(self, name: str) -> Path:
+        return self._data_dir / "logs" / f"{name}.log"
+
+    def _ensure_loaded(self, slot: _Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
+        while not slot.load_lock.acquire(timeout=0.1):  # somebody else is loading it: share what they see
+            if cancelled.is_set():
+                raise EngineFailure(_cancelled())
+            if slot.progress is not None:
+                on_progress(slot.progress)
+        try:
+            if slot.worker is not None and slot.worker.alive and slot.loaded is not None:
+                return
+            if slot.crashes >= CRASHES_UNTIL_BLOCKED:
+                raise EngineFailure(slot.failure)
+            self._load(slot, on_progress, cancelled)
+        finally:
+            slot.load_lock.release()
+
+    def _load(self, slot: _Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
+        def report(progress: Progress) -> None:
+            slot.progress = progress
+            on_progress(progress)
+
+        slot.phase, slot.failure = "preparing", None
+        try:
+            self._load_with_room(slot, report, cancelled)
+        except EngineFailure as failure:
+            self._note_load_failure(slot, failure.failed)
+            raise
+        except EngineError as error:
+            failed = Failed(error.kind, str(error), error.remedy)
+            self._note_load_failure(slot, failed)
+            raise EngineFailure(failed) from error
+        finally:
+            slot.reserved_bytes, slot.progress = 0, None
+
+    def _load_with_room(self, slot: _Slot, report: OnProgress, cancelled: threading.Event) -> None:
+        spec = self._spec(slot.target)
+        interpreter = self._environments.interpreter(spec.environment)
+        if not self._library.is_ready(slot.target, spec):
+            # Before minutes go into downloading or converting for a device that is not here.
+            asking = Progress("start", "Asking the library which devices are here")
+            self._prober.require_device(spec, slot.target.device, lambda: report(asking))
+        slot.model = self._library.prepare(slot.target, spec, report, cancelled)
+        if cancelled.is_set():
+            raise EngineFailure(_cancelled())
+        slot.phase = "loading"
+        need = self._need_bytes(slot)
+        self._make_room(slot, need)
+        try:
+            self._load_worker(slot, spec, interpreter, report, cancelled)
+        except EngineFailure as failure:
+            if failure.failed.kind != "memory" or not self._evict_all_idle():
+                raise
+            report(Progress("load", "Out of memory: other models were unloaded, trying once more"))
+            self._load_worker(slot, spec, interpreter, report, cancelled)
+
+    def _spec(self, target: Target) -> EngineSpec:
+        spec = self.specs.get(target.engine)
+        if spec is None:
+            known = ", ".join(self.specs)
+            raise UnavailableError(f"There is no engine “{target.engine}”.", f"Choose one of: {known}.")
+        if target.precision not in spec.precisions:
+            known = ", ".join(spec.precisions)
+            raise UnavailableError(
+                f"{spec.title} has no precision “{target.precision}”.", f"Choose one of: {known}."
+            )
+        return spec
+
+    def _load_worker(
+        self,
+        slot: _Slot,
+        spec: EngineSpec,
+        interpreter: Path,
+        report: OnProgress,
+        cancelled: threading.Event,
+    ) -> None:
+        report(Progress("start", "Starting the worker"))
+        answers: list[Loaded | Failed] = []
+        answered = threading.Event()
+
+        def listen(event: Event) -> None:
+            if isinstance(event, Progress):
+                report(event)
+            elif isinstance(event, (Loaded, Failed)):
+                answers.append(event)
+                answered.set()
+
+        slot.on_event = listen
+        cache_dir = self._data_dir / "cache" / "compiled" / _file_name(slot.target)
+        worker = self._start_worker(interpreter, slot.log_path, working_dir=cache_dir)
+        problem = worker.start(lambda event: self._route(slot, worker, event))
+        if problem is None:
+            slot.worker = worker
+            worker.send(Load(spec.module, slot.target, slot.model, str(cache_dir)))
+            while not answered.wait(0.1):
+                if cancelled.is_set():
+                    answers.append(_cancelled())
+                    break
+            problem = answers[0] if isinstance(answers[0], Failed) else None
+        slot.on_event = None
+        if problem is not None:
+            with self._lock:
+                slot.worker = None
+            worker.stop(grace_s=0.5)
+            raise EngineFailure(problem)
+        with self._lock:
+            slot.loaded = answers[0]
+            slot.peak_rss_bytes = slot.loaded.peak_rss_bytes
+            slot.phase = "ready"
+
+    def _route(self, slot: _Slot, worker: WorkerProcess, event: Event) -> None:
+        """Hand an event to whoever waits for it; a crash in idleness has nobody waiting."""
+        listener = slot.on_event
+        if listener is not None:
+            listener(event)
+        elif isinstance(event, Failed) and event.kind == "crashed":
+            with self._lock:
+                if slot.worker is worker:
+                    self._book_crash(slot, event)
+
+    def _book_crash(self, slot: _Slot, failed: Failed) -> None:
+        slot.crashes += 1
+        slot.worker = slot.loaded = None
+        slot.phase = "failed"
+        slot.failure = failed
+        if slot.crashes >= CRASHES_UNTIL_BLOCKED:
+            slot.failure = replace(
+                failed,
+                message=f"{failed.message} That was {slot.crashes} times in a row.",
+                remedy="It is not started again by itself: read the log, then press Retry.",
+            )
+
+    def _note_load_failure(self, slot: _Slot, failed: Failed) -> None:
+        with self._lock:
+            if failed.kind == "crashed":
+                self._book_crash(slot, failed)
+            elif failed.kind == "cancelled":
+                slot.phase = "absent"
+            else:
+                slot.phase, slot.failure = "failed", failed
+
+    # --- memory ----------------------------------------------------------------------------------------
+
+    def _need_bytes(self, slot: _Slot) -> int:
+        """Last measured peak of the target, else an estimate from its weight files."""
+        remembered = slot.peak_rss_bytes or self._remembered_peak(slot.target)
+        if remembered:
+            return remembered
+        if slot.model.estimated_peak_bytes:
+            return slot.model.estimated_peak_bytes
+        return _LIBRARY_BYTES + (slot.model.weight_bytes or 0) * 5 // 4
+
+    def _budget_bytes(self, but: _Slot) -> int:
+        """What may be taken now, less what targets being loaded have still to take."""
+        promised = sum(
+            max(0, slot.reserved_bytes - ((slot.worker.rss_bytes() or 0) if slot.worker else 0))
+            for slot in self._slots.values()
+            if slot is not but and slot.reserved_bytes
+        )
+        return int(self._available_memory() * self._memory_share) - promised
+
+    def _make_room(self, slot: _Slot, need: int) -> None:
+        """Evict idle workers, least recently used first, until `need` bytes fit; raises EngineFailure if never."""
+        with self._lock:
+            idle = sorted((s for s in self._slots.values() if s.idle), key=lambda s: s.last_used)
+            budget = self._budget_bytes(slot)
+            if need > budget + sum(s.worker.rss_bytes() or 0 for s in idle):
+                raise EngineFailure(
+                    Failed(
+                        "memory",
+                        f"{slot.target.spelling} needs about {_gigabytes(need)} of memory; "
+                        f"{_gigabytes(max(budget, 0))} can be had now.",
+                        "Unload other models, choose int4 or a smaller model, or close other programs.",
+                    )
+                )
+            for victim in idle:
+                if need <= self._budget_bytes(slot):
+                    break
+                self._detach(victim, "absent").stop()
+            slot.reserved_bytes = need
+
+    def _evict_all_idle(self) -> bool:
+        with self._lock:
+            workers = [self._detach(slot, "absent") for slot in self._slots.values() if slot.idle]
+        for worker in workers:
+            worker.stop()
+        return bool(workers)
+
+    def _detach(self, slot: _Slot, phase: str) -> WorkerProcess:
+        worker, slot.worker, slot.loaded, slot.phase = slot.worker, None, None, phase
+        return worker
+
+    def _end_idle_workers(self) -> None:
+        while not self._closed.wait(min(5.0, max(0.05, self.keep_alive_s / 4))):
+            with self._lock:
+                oldest = self.clock() - self.keep_alive_s
+                workers = [
+                    self._detach(slot, "absent")
+                    for slot in self._slots.values()
+                    if slot.idle and slot.phase == "ready" and slot.last_used < oldest
+                ]
+            for worker in workers:
+                worker.stop()
+
+
+def _cancelled() -> Failed:
+    return Failed("cancelled", "Stopped before the model was ready.")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def _file_name(target: Target) -> str:
+    """A name for files of this target that any file system takes; unlike targets never share one."""
+    text = f"{target.engine}-{target.device}-{target.precision}-{target.model}"
+    digest: Any = hashlib.sha256(str(target).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)[:80]}-{digest}"

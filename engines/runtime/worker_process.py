@@ -1,0 +1,223 @@
+"""The parent's end of one worker: starts it, talks to it, notices when it dies, ends it.
+
+A reader thread hands every event straight to the listener, so nothing but a parsed line lies between a token
+and the page. stderr goes to a log file of the worker's own, whose tail explains a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from engines.protocol import (
+    PROTOCOL_VERSION,
+    Command,
+    Event,
+    Failed,
+    ProtocolError,
+    Ready,
+    Shutdown,
+    decode,
+    encode,
+)
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+START_TIMEOUT_S = 60.0
+GRACE_S = 3.0
+"""How long a worker may take to end by itself before it is terminated, then killed."""
+LOG_LIMIT_BYTES = 1_000_000
+LOG_TAIL_LINES = 40
+_QUIET_ENVIRONMENT = {
+    "PYTHONUTF8": "1",
+    "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",  # a worker loads what is on disk; downloads are the parent's business
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}
+
+Listener = Callable[[Event], None]
+
+
+def _ignore(_event: Event) -> None:
+    pass
+
+
+class WorkerProcess:
+    """One child process. Thread-safe; the listener is called on the reader thread and must return quickly.
+
+    After the process has ended, for whatever reason, the listener gets one last `Failed("crashed", …)` unless
+    `stop` was called first.
+    """
+
+    def __init__(
+        self,
+        interpreter: str | Path,
+        log_path: Path,
+        *,
+        working_dir: Path | None = None,
+    ):
+        self.log_path = log_path
+        self._interpreter = str(interpreter)
+        self._working_dir = working_dir
+        self._listener: Listener = _ignore
+        self._send_lock = threading.Lock()
+        self._stopping = False
+        self._ready = threading.Event()
+        self._ended = threading.Event()
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._problem: Failed | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._popen.pid if self._popen else None
+
+    @property
+    def alive(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._popen.poll() if self._popen else None
+
+    def start(self, listener: Listener, timeout_s: float = START_TIMEOUT_S) -> Failed | None:
+        """Start the process and wait until it answers; returns what went wrong, or None."""
+        self._listener = listener
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        _rotate(self.log_path)
+        if self._working_dir:
+            self._working_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            with self.log_path.open("ab") as log:
+                self._popen = subprocess.Popen(
+                    [self._interpreter, "-m", "engines.worker", repr(time.time())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=self._working_dir or PROJECT_ROOT,
+                    env=self._environment(),
+                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                )
+        except OSError as error:
+            return Failed("error", f"The worker could not be started with {self._interpreter}: {error}")
+        threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
+        if not self._ready.wait(timeout_s):
+            self.stop(grace_s=0)
+            return Failed(
+                "hung", f"The worker did not answer within {timeout_s:.0f} s.", details=self.log_tail()
+            )
+        return self._problem
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **_QUIET_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT)}
+
+    def send(self, command: Command) -> bool:
+        """Hand over a command; False when the worker is gone."""
+        with self._send_lock:
+            try:
+                self._popen.stdin.write(encode(command))
+                self._popen.stdin.flush()
+            except (OSError, ValueError):
+                return False
+        return True
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in iter(self._popen.stdout.readline, b""):
+                try:
+                    event = decode(line)
+                except ProtocolError:
+                    continue  # something printed before the worker took over its stdio
+                if isinstance(event, Ready):
+                    self._greet(event)
+                else:
+                    self._listener(event)
+        self._popen.wait()
+        self._ended.set()
+        if not self._stopping:
+            crashed = self._crash_report()
+            if not self._ready.is_set():
+                self._problem = crashed
+            else:
+                self._listener(crashed)
+        self._ready.set()
+
+    def _greet(self, ready: Ready) -> None:
+        if ready.protocol_version != PROTOCOL_VERSION:
+            self._problem = Failed(
+                "error",
+                f"The worker speaks protocol {ready.protocol_version}, this app {PROTOCOL_VERSION}.",
+                "Run the set-up of its environment again.",
+            )
+        self._ready.set()
+
+    def _crash_report(self) -> Failed:
+        code = self._popen.returncode
+        return Failed(
+            "crashed",
+            f"The worker process ended unexpectedly ({describe_exit(code)}).",
+            "Send the prompt again to start it afresh; the log tells more.",
+            details=self.log_tail(),
+            exit_code=code,
+        )
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """End the process: ask, then terminate, then kill. Returns when it is gone."""
+        self._stopping = True
+        if self._popen is None:
+            return
+        self.send(Shutdown())
+        with contextlib.suppress(OSError):
+            self._popen.stdin.close()
+        for patience_s, next_step in ((grace_s, self._popen.terminate), (grace_s, self._popen.kill)):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(patience_s)
+                break
+            with contextlib.suppress(OSError):
+                next_step()
+        self._popen.wait()
+        self._ended.wait(GRACE_S)
+        with contextlib.suppress(OSError):
+            self._popen.stdout.close()
+
+    def rss_bytes(self) -> int | None:
+        """Resident set size now; None when the process is gone."""
+        import psutil
+
+        try:
+            return psutil.Process(self.pid).memory_info().rss if self.alive else None
+        except psutil.Error:
+            return None
+
+    def log_tail(self, lines: int = LOG_TAIL_LINES) -> str:
+        """The last lines of the worker's log."""
+        try:
+            with self.log_path.open("rb") as log:
+                log.seek(0, os.SEEK_END)
+                log.seek(max(0, log.tell() - 64_000))
+                text = log.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 3`, `killed by signal 9 (SIGKILL)`, `exit code 0xC0000005`."""
+    if code < 0:
+        import signal
+
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+        return f"killed by signal {-code}, {name}"
+    return f"exit code {code:#010x}" if code > 0xFFFF else f"exit code {code}"
+
+
+def _rotate(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > LOG_LIMIT_BYTES:
+            path.replace(path.with_suffix(path.suffix + ".1"))

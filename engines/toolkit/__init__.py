@@ -1,0 +1,1 @@
+"""What engine modules share; runs in workers, under any environment's Python."""

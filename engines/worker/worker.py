@@ -1,0 +1,366 @@
+"""The child process: loads one target and runs generations on it.
+
+Owns stdio and the clock. Native libraries print to stdout and read stdin as they please, so before any engine
+is imported the protocol moves to private descriptors (`take_over_stdio`). A reader thread takes commands, so a
+cancel is seen in mid-generation and the end of stdin (the parent is gone) ends the process at once.
+Every output token is stamped here, with this process's own `perf_counter`, from the moment its request was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import platform
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from typing import Any, BinaryIO
+
+from engines.engine import Engine, EngineError, PromptError
+from engines.protocol import (
+    PROTOCOL_VERSION,
+    Cancel,
+    Command,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    GenerationRequest,
+    Load,
+    Loaded,
+    Message,
+    Probe,
+    Probed,
+    Progress,
+    Prompted,
+    ProtocolError,
+    Ready,
+    RunMetrics,
+    Shutdown,
+    Token,
+    decode,
+    encode,
+)
+from engines.worker.prompt import PromptEncoder, TextStream, prompt_sha256
+
+WARM_UP_PROMPT = "Say hello to everyone who is waiting for the first word."
+WARM_UP_TOKENS = 4
+DISTRIBUTIONS = (
+    *("openvino", "openvino-genai", "openvino-tokenizers", "optimum", "optimum-intel", "nncf"),
+    *("onnxruntime", "onnxruntime-genai", "onnxruntime-genai-directml", "onnxruntime-directml"),
+    *("transformers", "torch", "tokenizers", "numpy", "intel-npu-acceleration-library"),
+)
+"""Distributions whose versions are kept with every number, where installed."""
+_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "bad allocation", "failed to allocate", "not enough memory")
+_LOOP_WINDOW = 48
+"""A reply whose last so many tokens are at most three different ones is going round in circles."""
+
+
+def take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
+    """Move the protocol to private descriptors; 0 becomes the null device and 1 goes to stderr, the log.
+
+    On Windows a thread blocked on a piped stdin can hang an import (numpy#24290), and a library's printf must
+    not land between two protocol lines anywhere.
+    """
+    if os.name == "nt":
+        import msvcrt
+
+        for descriptor in (0, 1):
+            msvcrt.setmode(descriptor, os.O_BINARY)
+    commands = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb", buffering=0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    if os.name == "nt":
+        _set_windows_handles()
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as the process
+    sys.stdout = sys.stderr
+    return commands, events
+
+
+def _set_windows_handles() -> None:
+    import ctypes
+    import msvcrt
+
+    for number, descriptor in ((-10, 0), (-11, 1)):  # STD_INPUT_HANDLE, STD_OUTPUT_HANDLE
+        ctypes.windll.kernel32.SetStdHandle(number, msvcrt.get_osfhandle(descriptor))
+
+
+def memory_bytes() -> tuple[int | None, int | None]:
+    """Resident set size of this process now and at its peak."""
+    try:
+        # Not getrusage: its maximum starts with what the forking parent had resident.
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:  # noqa: PTH123
+            fields = dict(line.split(":", 1) for line in status if line.startswith(("VmRSS", "VmHWM")))
+        return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        import psutil
+
+        info = psutil.Process().memory_info()
+        return info.rss, getattr(info, "peak_wset", None)
+    except ImportError:
+        return None, None
+
+
+def installed_versions() -> dict[str, str]:
+    """Distribution name -> version for what decides speed and result."""
+    versions = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def failure(error: BaseException, run_id: str | None = None) -> Failed:
+    """What a person should read about an exception; the traceback goes into the details."""
+    details = "".join(traceback.format_exception(error))
+    if isinstance(error, EngineError):
+        return Failed(error.kind, str(error), error.remedy, details, run_id=run_id)
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+        remedy = "Unload other models, choose int4, or close other programs."
+        return Failed("memory", f"Out of memory: {_first_line(text)}", remedy, details, run_id=run_id)
+    return Failed("error", f"{type(error).__name__}: {_first_line(text)}", None, details, run_id=run_id)
+
+
+def _first_line(text: str, longest: int = 300) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+@dataclass
+class Run:
+    """One generation in progress: stamps, counts and streams its tokens."""
+
+    run_id: str
+    request: GenerationRequest
+    started: float
+    """`perf_counter` when the request was read; `Engine.make_ready` moves it on by what it took."""
+
+    def __post_init__(self) -> None:
+        self.cancelled = threading.Event()
+        self.finish_reason: str | None = None
+        self.offsets: list[float] = []
+        self.ids: list[int] = []
+        self.texts: list[str] = []
+
+
+class Worker:
+    """Takes commands, answers with events; the main thread works, a second one reads."""
+
+    def __init__(self, commands: BinaryIO, events: BinaryIO, started_at: float | None = None):
+        """`started_at`: wall-clock time at which the parent started this process, seconds since the epoch."""
+        boot_s = max(0.0, time.time() - started_at) if started_at else 0.0
+        self._process_started = time.perf_counter() - boot_s
+        self._commands, self._events = commands, events
+        self._write_lock = threading.Lock()
+        self._inbox: queue.SimpleQueue[tuple[Command, float]] = queue.SimpleQueue()
+        self._runs: dict[str, threading.Event] = {}
+        self._engine: Engine | None = None
+        self._encoder: PromptEncoder | None = None
+        self._loaded: Loaded | None = None
+
+    def serve(self) -> None:
+        """Work until told to stop or the parent is gone."""
+        self._send(Ready(PROTOCOL_VERSION, os.getpid(), platform.python_version()))
+        threading.Thread(target=self._read_commands, name="commands", daemon=True).start()
+        handlers = {Probe: self._probe, Load: self._load, Generate: self._generate}
+        while True:
+            command, received = self._inbox.get()
+            if isinstance(command, Shutdown):
+                return
+            try:
+                handlers[type(command)](command, received)
+            except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the person
+                self._send(failure(error, getattr(command, "run_id", None)))
+
+    def _read_commands(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            for line in iter(self._commands.readline, b""):
+                received = time.perf_counter()
+                try:
+                    command = decode(line)
+                except ProtocolError as error:
+                    self._send(failure(error))
+                    continue
+                if isinstance(command, Cancel):
+                    self._cancel_event(command.run_id).set()
+                    continue
+                if isinstance(command, Shutdown):
+                    break
+                self._inbox.put((command, received))
+        # The parent is gone or wants us gone. Native code may be in the middle of anything; nothing of ours
+        # needs saving, and only this returns every byte for certain.
+        os._exit(0)
+
+    def _cancel_event(self, run_id: str) -> threading.Event:
+        return self._runs.setdefault(run_id, threading.Event())
+
+    def _send(self, event: Event) -> None:
+        line = encode(event)
+        with self._write_lock:
+            view = memoryview(line)
+            while view:
+                view = view[self._events.write(view) :]
+
+    def _probe(self, command: Probe, _received: float) -> None:
+        self._send(Probed(_engine_of(command.engine_module).probe()))
+
+    def _load(self, command: Load, _received: float) -> None:
+        os.makedirs(command.cache_dir, exist_ok=True)  # noqa: PTH103
+        self._send(Progress("load", "Loading the library"))
+        engine = _engine_of(command.engine_module)
+        encoder = PromptEncoder(command.model.path)
+        self._send(Progress("load", "Loading the model"))
+        report = engine.load(command.target, command.model, command.cache_dir, self._send)
+        load_s = time.perf_counter() - self._process_started
+        self._engine, self._encoder = engine, encoder
+        warmup_s = self._warm_up() if command.warm_up else None
+        rss, peak = memory_bytes()
+        self._loaded = Loaded(
+            load_s=load_s,
+            warmup_s=warmup_s,
+            compile_s=report.compile_s,
+            rss_bytes=rss,
+            peak_rss_bytes=peak,
+            device=report.device,
+            versions=installed_versions(),
+            details=dict(report.details),
+            context_tokens=report.context_tokens,
+        )
+        self._send(self._loaded)
+
+    def _warm_up(self) -> float:
+        """A tiny generation: compilation, page-ins and thread pools must not land on the first prompt."""
+        self._send(Progress("warm-up", "Warming up"))
+        started = time.perf_counter()
+        messages = (Message("user", WARM_UP_PROMPT),)
+        request = GenerationRequest(messages, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
+        left = iter(range(WARM_UP_TOKENS - 1))
+        self._engine.generate(
+            self._encoder.encode(messages),
+            request,
+            self._encoder.stop_ids,
+            lambda _id: next(left, None) is not None,
+        )
+        return time.perf_counter() - started
+
+    def _generate(self, command: Generate, received: float) -> None:
+        if self._engine is None:
+            raise ProtocolError("generate before load")
+        run = Run(command.run_id, command.request, received)
+        run.cancelled = self._cancel_event(command.run_id)
+        try:
+            self._run(run)
+        finally:
+            self._runs.pop(command.run_id, None)
+
+    def _run(self, run: Run) -> None:
+        prompt_ids = self._encoder.encode(run.request.messages, run.request.continue_reply)
+        digest = prompt_sha256(prompt_ids)
+        request, context_left = self._fit(prompt_ids, run.request)
+        self._send(Prompted(run.run_id, len(prompt_ids), digest))
+        stream = TextStream(self._encoder.tokenizer)
+        stop_ids = frozenset() if request.ignore_eos else self._encoder.stop_ids
+
+        def on_token(token_id: int) -> bool:
+            offset_s = time.perf_counter() - run.started
+            if run.finish_reason is not None:
+                return False
+            if run.cancelled.is_set():
+                run.finish_reason = "cancelled"
+            elif token_id in stop_ids:
+                run.finish_reason = "stop"
+            if run.finish_reason is not None:
+                return False
+            text = stream.push(token_id)
+            run.ids.append(token_id)
+            run.offsets.append(offset_s)
+            run.texts.append(text)
+            self._send(Token(run.run_id, token_id, text, offset_s))
+            if len(run.ids) >= request.max_new_tokens:
+                run.finish_reason = "length"
+                return False
+            return True
+
+        if run.cancelled.is_set():
+            run.finish_reason, report = "cancelled", None
+        else:
+            before = time.perf_counter()
+            self._engine.make_ready(prompt_ids, request)
+            run.started += time.perf_counter() - before
+            report = self._engine.generate(prompt_ids, request, stop_ids, on_token)
+        total_s = time.perf_counter() - run.started
+        run.texts.append(stream.finish())
+        metrics = RunMetrics(
+            prompt_tokens=len(prompt_ids),
+            cached_prompt_tokens=report.cached_prompt_tokens if report else None,
+            output_tokens=len(run.ids),
+            prompt_sha256=digest,
+            token_offsets_s=tuple(run.offsets),
+            total_s=total_s,
+            load_s=self._loaded.load_s,
+            compile_s=self._loaded.compile_s,
+            warmup_s=self._loaded.warmup_s,
+            peak_rss_bytes=memory_bytes()[1],
+        )
+        reason = run.finish_reason or "length"
+        warning = (report.warning if report else None) or _warning(run, reason, context_left)
+        self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
+
+    def _fit(
+        self, prompt_ids: Sequence[int], request: GenerationRequest
+    ) -> tuple[GenerationRequest, int | None]:
+        """Cut the reply's length to what the context leaves; raises PromptError when that is nothing."""
+        context = self._loaded.context_tokens
+        if context is None:
+            return request, None
+        left = context - len(prompt_ids)
+        if left < 1:
+            raise PromptError(
+                f"The prompt is {len(prompt_ids):,} tokens long; this model's context holds {context:,} "
+                "for prompt and reply together.",
+                "Shorten the prompt or start a new conversation.",
+            )
+        return replace(request, max_new_tokens=min(request.max_new_tokens, left)), left
+
+
+def _warning(run: Run, reason: str, context_left: int | None) -> str | None:
+    if reason == "cancelled":
+        return None
+    if not run.ids:
+        return "The model ended its reply at once: there is no text."
+    if not "".join(run.texts).strip() and not run.request.ignore_eos:
+        return "The reply holds no visible text."
+    tail = run.ids[-_LOOP_WINDOW:]
+    if len(tail) == _LOOP_WINDOW and len(set(tail)) <= 3:
+        return "The reply goes round in circles; the numbers are right, the text is not."
+    if reason == "length" and context_left is not None and len(run.ids) == context_left:
+        return "The reply was cut because the model's context is full."
+    return None
+
+
+def _engine_of(module: str) -> Engine:
+    try:
+        return importlib.import_module(module).ENGINE()
+    except ImportError as error:
+        raise EngineError(f"The engine module {module} cannot be loaded: {error}") from error
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """`python -m engines.worker [STARTED_AT]`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the parent, which ends us in order
+    commands, events = take_over_stdio()
+    Worker(commands, events, float(arguments[0]) if arguments else None).serve()

@@ -1,0 +1,1 @@
+"""What leaves the log and what comes in: exports, imports, documents."""

@@ -1,0 +1,278 @@
+"""Bringing in another history: a database, JSON Lines, or one conversation's JSON, whole or not at all.
+
+What is read was written by others: it is checked before anything is merged, and only known columns are taken.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from storage.codec import pack_offsets, readable, to_json
+from storage.database import HistoryFile, StoreError, sentence
+from storage.exchange.exports import FORMAT, FORMAT_VERSION
+
+TABLES = ("machines", "environments", "targets", "conversations", "turns", "runs", "votes")
+"""In the order in which rows may refer to each other."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought."""
+
+    conversations: int
+    runs: int
+    already_here: int
+    """Runs that were there before and were left as they are."""
+    machines: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(self.machines) or "an unnamed machine"
+        known = f" {self.already_here:,} runs were here already." if self.already_here else ""
+        return f"Imported {self.runs:,} runs in {self.conversations:,} conversations from {names}.{known}"
+
+
+def import_file(file: HistoryFile, source: Path, *, name: str | None = None) -> Imported:
+    """Merge a database or an export into the history. Raises StoreError; then nothing was changed.
+
+    `name`: what to call the machine it comes from, when its own name would not do.
+    """
+    try:
+        with source.open("rb") as start:
+            is_database = start.read(16) == b"SQLite format 3\x00"
+        if is_database:
+            return _import_database(file, source, name)
+        with tempfile.TemporaryDirectory(prefix="history-import-") as folder:
+            staged = HistoryFile(Path(folder) / "staged.sqlite3")
+            try:
+                _stage(staged, _documents(source), source)
+            finally:
+                staged.close()
+            return _merge(file, staged.path, name)
+    except OSError as error:
+        raise StoreError(f"{source} cannot be read: {error.strerror or error}.") from error
+
+
+def _import_database(file: HistoryFile, source: Path, name: str | None) -> Imported:
+    """Bring a copy up to our version first: the source is not touched."""
+    with tempfile.TemporaryDirectory(prefix="history-import-") as folder:
+        copy = Path(folder) / "copy.sqlite3"
+        try:
+            original = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
+            target = sqlite3.connect(copy)
+            try:
+                original.backup(target)
+                (verdict,) = target.execute("PRAGMA quick_check(1)").fetchone()
+            finally:
+                original.close()
+                target.close()
+        except sqlite3.Error as error:
+            raise sentence(error, source) from error
+        if verdict != "ok":
+            raise StoreError(f"{source} is damaged ({verdict}), so nothing was imported.")
+        staged = HistoryFile(copy)
+        staged.close()
+        return _merge(file, copy, name)
+
+
+def _merge(file: HistoryFile, staged: Path, name: str | None) -> Imported:
+    with file.maintaining() as db:
+        db.conn.execute("ATTACH ? AS other", [str(staged)])
+        try:
+            db.conn.execute("BEGIN IMMEDIATE")
+            try:
+                imported = _merge_tables(db, name)
+                db.conn.execute("COMMIT")
+            except BaseException:
+                db.rollback()
+                raise
+        finally:
+            db.conn.execute("DETACH other")
+    return imported
+
+
+_STORED_AS = {
+    "INTEGER": ("integer", "real", "null"),  # a median between two whole microseconds is none itself
+    "REAL": ("real", "integer", "null"),
+    "TEXT": ("text", "null"),
+    "BLOB": ("blob", "null"),
+}
+_MOMENTS = ("created_at", "updated_at", "started_at", "finished_at")
+_NO_MOMENT = "({0} NOT GLOB '????-??-??T??:??:??.???Z' OR date({0}) IS NOT substr({0}, 1, 10))"
+_RULES = {
+    "machines": "json_type(facts) = 'object'",
+    "environments": "json_type(versions) = 'object' AND json_type(details) = 'object'",
+    "targets": "recipe IS NULL OR json_valid(recipe)",
+    "conversations": "exact IS NULL OR json_type(exact) = 'object'",
+    "turns": "json_type(settings) = 'object' AND mode IN ('together', 'in-turn') "
+    "AND (exact IS NULL OR json_type(exact) = 'object')",
+    "runs": "status IN ('running', 'finished', 'stopped', 'failed', 'interrupted') "
+    "AND typeof(panel) = 'integer' AND typeof(attempt) = 'integer' AND contended IN (0, 1) "
+    "AND length(token_offsets) % 5 IS NOT 1 AND (exact IS NULL OR json_type(exact) = 'object')",
+    "votes": "1",
+}
+
+
+def _check(db: Database) -> None:
+    """Whether the rows of the staged file are as ours would be; SQLite itself takes any value anywhere."""
+    for table in TABLES:
+        columns = db.execute("SELECT name, type FROM pragma_table_info(?)", [table]).fetchall()
+        wrong = [f"typeof({name}) NOT IN {_STORED_AS[kind]}" for name, kind in columns]
+        wrong += [_NO_MOMENT.format(name) for name, _ in columns if name in _MOMENTS]
+        try:
+            bad = _number(
+                db, f"SELECT count(*) FROM other.{table} WHERE {' OR '.join(wrong)} OR NOT ({_RULES[table]})"
+            )
+        except sqlite3.OperationalError as error:  # malformed JSON
+            raise StoreError(f"The file has {table} that no history would have ({error}).") from error
+        if bad:
+            raise StoreError(
+                f"The file has {bad:,} {table} that no history would have; nothing was imported."
+            )
+
+
+def _merge_tables(db: Database, name: str | None) -> Imported:
+    _check(db)
+    in_file = _number(db, "SELECT count(*) FROM other.runs")
+    before = [_number(db, f"SELECT count(*) FROM main.{table}") for table in ("conversations", "runs")]
+    machines = _name_machines(db, name)
+    alive = "conversation_id IN (SELECT id FROM other.conversations WHERE deleted_at IS NULL)"
+    only = {
+        "conversations": "deleted_at IS NULL",
+        "turns": alive,
+        "runs": f"turn_id IN (SELECT id FROM other.turns WHERE {alive})",
+        "votes": "turn_id IN (SELECT id FROM main.turns)",
+    }
+    for table in TABLES:
+        columns = ", ".join(
+            column
+            for (column,) in db.execute("SELECT name FROM pragma_table_info(?)", [table]).fetchall()
+            if column != "n"
+        )
+        db.execute(
+            f"INSERT OR IGNORE INTO main.{table} ({columns}) SELECT {columns} FROM other.{table} "
+            f"WHERE {only.get(table, '1')}"
+        )
+    after = [_number(db, f"SELECT count(*) FROM main.{table}") for table in ("conversations", "runs")]
+    conversations, runs = after[0] - before[0], after[1] - before[1]
+    return Imported(conversations, runs, in_file - runs, machines)
+
+
+def _name_machines(db: Database, name: str | None) -> tuple[str, ...]:
+    """Mark what comes with the machine it comes from; what this machine wrote itself stays its own."""
+    # `other` is our own staged copy, so it may be written.
+    db.execute("UPDATE other.runs SET status = 'interrupted', writer = NULL WHERE status = 'running'")
+    db.execute(
+        """
+        UPDATE other.conversations SET imported_from = coalesce(imported_from, ?1, (
+            SELECT nullif(m.name, ?2) FROM other.turns t JOIN other.runs r ON r.turn_id = t.id
+            JOIN other.machines m ON m.id = r.machine_id WHERE t.conversation_id = conversations.id
+            ORDER BY r.id LIMIT 1
+        ))
+        """,
+        [readable(name), platform.node()],
+    )
+    if name:
+        db.execute("UPDATE other.machines SET name = ? WHERE name IS NULL", [readable(name)])
+    found = db.execute(
+        "SELECT DISTINCT name FROM other.machines WHERE name IS NOT NULL ORDER BY 1"
+    ).fetchall()
+    return tuple(row[0] for row in found)
+
+
+def _number(db: Database, sql: str) -> int:
+    return db.execute(sql).fetchone()[0]
+
+
+# --- JSON --------------------------------------------------------------------------------------------------
+
+
+def _documents(source: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSON Lines file, or of a conversation's JSON, as complete run records."""
+    try:
+        with source.open(encoding="utf-8-sig") as lines:
+            first = lines.readline()
+            try:
+                record = json.loads(first)
+            except ValueError:
+                record = json.loads(first + lines.read())  # one indented document
+            yield _checked(record)
+            yield from (_checked(json.loads(line)) for line in lines if line.strip())
+    except (ValueError, RecursionError) as error:
+        raise StoreError(
+            f"{source} is neither a history database nor a JSON export of one ({error}); nothing was imported."
+        ) from error
+
+
+def _checked(record: Any) -> dict[str, Any]:
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError("a record is not ours")
+    if not isinstance(record.get("version"), int) or record["version"] > FORMAT_VERSION:
+        raise ValueError("written by a newer version; update the app")
+    return record
+
+
+def _stage(staged: HistoryFile, records: Iterable[dict[str, Any]], source: Path) -> None:
+    """Put records into an empty history, where the schema itself checks them."""
+    with staged.writing() as db:
+        known = {
+            table: {row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", [table]).fetchall()}
+            for table in TABLES
+        }
+        for number, record in enumerate(records, 1):
+            try:
+                for table, row in _rows(record):
+                    _insert(db, table, row, known[table])
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError, sqlite3.Error) as error:
+                raise StoreError(
+                    f"{source}: record {number} is not as an export writes it ({error}); nothing was imported."
+                ) from error
+
+
+def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The database rows in a record of either kind, in the order in which they may refer to each other."""
+    yield "conversations", record["conversation"]
+    for turn in record.get("turns", ()):
+        yield from _turn_rows(turn)
+    for part in record.get("runs", [record]):
+        yield "machines", part["machine_facts"]
+        if part["environment"]:
+            yield "environments", part["environment"]
+        yield "targets", part["target"]
+        yield from _turn_rows(part["turn"])
+        yield "runs", part["run"]
+
+
+def _turn_rows(turn: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "turns", dict(turn)
+    if turn.get("vote"):
+        yield "votes", turn["vote"]
+
+
+def _insert(db: Database, table: str, row: Mapping[str, Any], known: set[str]) -> None:
+    columns = {name: _column(value) for name, value in row.items() if name in known and name != "n"}
+    if row.get("token_offsets_s"):
+        columns["token_offsets"] = pack_offsets(row["token_offsets_s"])
+    marks = ", ".join("?" * len(columns))
+    db.execute(
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT DO NOTHING",
+        list(columns.values()),
+    )
+
+
+def _column(value: Any) -> Any:
+    return (
+        to_json(value)
+        if isinstance(value, (dict, list))
+        else readable(value)
+        if isinstance(value, str)
+        else value
+    )

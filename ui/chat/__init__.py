@@ -1,0 +1,1 @@
+"""Turns and conversations as they happen; knows no Gradio."""

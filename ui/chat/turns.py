@@ -1,0 +1,394 @@
+"""Sends one prompt to several targets and sees each run through to its row in the log.
+
+Runs live in threads of this process and belong to a conversation, not to the browser tab that started them: a
+page that is reloaded finds them again. The command line uses the same path. Nothing here stops a chat because
+the log cannot be written: the store says what is wrong, the page shows it, the reply goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from engines.protocol import Failed, GenerationRequest, Message, Progress, Target
+from engines.runtime.manager import EngineFailure, EngineManager, Lease
+from storage.store import Store, StoreError
+from ui.chat.run_view import RunFold, RunView
+
+SAVE_EVERY_S = 0.7
+"""How often a growing reply is saved: a kill -9 may lose at most one second of it."""
+LONGEST_PROMPT_CHARACTERS = 4_000_000
+MOST_PANELS = 6
+KEPT_CONVERSATIONS = 200
+"""Conversations whose live turns stay in memory; older ones come from the log."""
+
+
+class TurnError(ValueError):
+    """The prompt or the panels cannot be taken as they are; the message is for the person."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Generation settings of a turn; None: the engine's neutral value."""
+
+    system_prompt: str | None = None
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+
+    def request(self, messages: Sequence[Message], continue_reply: bool = False) -> GenerationRequest:
+        """The generation request for a chat under these settings."""
+        fields = asdict(self)
+        system_prompt = fields.pop("system_prompt")
+        system = (Message("system", system_prompt),) if system_prompt else ()
+        return GenerationRequest((*system, *messages), continue_reply=continue_reply, **fields)
+
+
+class LiveRun:
+    """One target's generation for one turn, in this process."""
+
+    def __init__(self, fold: RunFold, panel: int, target: Target, attempt: int):
+        self.panel, self.target, self.attempt = panel, target, attempt
+        self.run_id: str = uuid.uuid4().hex
+        self.logged = False
+        """Whether the log has a row for it."""
+        self.fold = fold
+        self.done = threading.Event()
+        self.cancelled = threading.Event()
+        self._lease: Lease | None = None
+        self._lock = threading.Lock()
+
+    def view(self) -> RunView:
+        return self.fold.view()
+
+    def hold(self, lease: Lease | None) -> None:
+        with self._lock:
+            self._lease = lease
+            stop_now = lease is not None and self.cancelled.is_set()
+        if stop_now:
+            lease.cancel(self.run_id)
+
+    def stop(self) -> None:
+        """Ask the run to stop, whatever it is doing; returns at once."""
+        with self._lock:
+            self.cancelled.set()
+            lease = self._lease
+        if lease is not None:
+            lease.cancel(self.run_id)
+
+
+class LiveTurn:
+    """One prompt sent to N targets."""
+
+    def __init__(self, conversation_id: str, turn_id: str, prompt: str, mode: str, settings: Settings):
+        self.conversation_id, self.turn_id = conversation_id, turn_id
+        self.prompt, self.mode, self.settings = prompt, mode, settings
+        self.runs: tuple[LiveRun, ...] = ()
+        """The latest run of each panel, in panel order."""
+
+    @property
+    def done(self) -> bool:
+        return all(run.done.is_set() for run in self.runs)
+
+    def run_of(self, panel: int) -> LiveRun | None:
+        return next((run for run in self.runs if run.panel == panel), None)
+
+    def stop(self, panel: int | None = None) -> None:
+        """Stop one panel's run, or all."""
+        for run in self.runs:
+            if panel is None or run.panel == panel:
+                run.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every run is done; False when `timeout` seconds were not enough."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for run in self.runs:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not run.done.wait(left):
+                return False
+        return True
+
+    def replace_run(self, run: LiveRun) -> None:
+        others = [other for other in self.runs if other.panel != run.panel]
+        self.runs = tuple(sorted((*others, run), key=lambda r: r.panel))
+
+
+class Turns:
+    """Starts turns and finds the running ones again. Thread-safe."""
+
+    def __init__(
+        self,
+        manager: EngineManager,
+        store: Store,
+        machine: Callable[[], dict[str, Any]],
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        """`machine`: gives the facts about this machine as they are now (power state may change)."""
+        self._manager, self._store, self._machine, self._clock = manager, store, machine, clock
+        self._live: dict[str, list[LiveTurn]] = {}
+        self._lock = threading.RLock()
+
+    # --- starting --------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        prompt: str,
+        panels: Sequence[tuple[int, Target]],
+        settings: Settings,
+        *,
+        conversation_id: str | None = None,
+        mode: str = "together",
+        replaces_turn_id: str | None = None,
+        pressed_at: float | None = None,
+        owner: str | None = None,
+    ) -> LiveTurn:
+        """Send a prompt to every panel; returns at once with the turn to watch.
+
+        `mode`: `together` (all at once) or `in-turn` (each alone on the machine, in panel order).
+        `replaces_turn_id`: the turn that this one was edited from. `pressed_at`: reading of the clock at the
+        key press. Raises TurnError for what cannot be sent.
+        """
+        _check(prompt, panels, mode)
+        with self._lock:
+            conversation_id = conversation_id or self._new_conversation(prompt, owner)
+            chat = self._chat(conversation_id)
+            busy = {run.panel for turn in chat for run in turn.runs if not run.done.is_set()}
+            if busy & {panel for panel, _ in panels} or (busy and replaces_turn_id):
+                raise TurnError("A reply is still being written here. Stop it first, or wait.")
+            chats = {
+                panel: self._messages(conversation_id, panel, prompt, replaces_turn_id) for panel, _ in panels
+            }
+            turn_id = self._log(
+                lambda: self._store.start_turn(
+                    conversation_id,
+                    prompt,
+                    system_prompt=settings.system_prompt,
+                    mode=mode,
+                    settings=asdict(settings),
+                    replaces_turn_id=replaces_turn_id,
+                )
+            )
+            turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
+            contended = (mode == "together" and len(panels) > 1) or self._machine_is_busy()
+            runs = [self._new_run(turn, panel, target, contended, pressed_at) for panel, target in panels]
+            turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
+            jobs = [(run, settings.request(chats[run.panel])) for run in turn.runs]
+            _drop_from(chat, replaces_turn_id)
+            chat.append(turn)
+        self._start(turn, jobs)
+        return turn
+
+    def retry(self, turn: LiveTurn, panel: int, *, target: Target | None = None) -> LiveRun:
+        """Answer the turn's prompt again in one panel, on the same target or another; raises TurnError."""
+        return self._again(turn, panel, target, continues=False)
+
+    def carry_on(self, turn: LiveTurn, panel: int) -> LiveRun:
+        """Let the panel's reply go on where it ended; raises TurnError."""
+        return self._again(turn, panel, None, continues=True)
+
+    def _again(self, turn: LiveTurn, panel: int, target: Target | None, continues: bool) -> LiveRun:
+        with self._lock:
+            before = turn.run_of(panel)
+            if before is None or not before.done.is_set():
+                raise TurnError("This panel has no finished reply to this prompt.")
+            if turn not in self._chat(turn.conversation_id):
+                raise TurnError("This prompt has been edited since.")
+            messages = self._messages(turn.conversation_id, panel, turn.prompt, turn.turn_id)
+            run = self._new_run(
+                turn,
+                panel,
+                target or before.target,
+                contended=self._machine_is_busy(),
+                attempt=before.attempt + 1,
+                carried_on=before.view().text if continues else "",
+            )
+            if continues:
+                messages = (*messages, Message("assistant", before.view().text))
+            if target is None:
+                self._manager.retry(before.target)
+            turn.replace_run(run)
+            job = (run, turn.settings.request(messages, continue_reply=continues))
+        self._start(turn, [job])
+        return run
+
+    def _machine_is_busy(self) -> bool:
+        return any(state.phase in ("preparing", "loading", "busy") for state in self._manager.states())
+
+    def _new_conversation(self, prompt: str, owner: str | None) -> str:
+        title = " ".join(prompt.split())[:80]
+        return self._log(lambda: self._store.start_conversation(title, owner)) or uuid.uuid4().hex
+
+    def _new_run(
+        self,
+        turn: LiveTurn,
+        panel: int,
+        target: Target,
+        contended: bool,
+        pressed_at: float | None = None,
+        attempt: int = 1,
+        carried_on: str = "",
+    ) -> LiveRun:
+        fold = RunFold(
+            panel,
+            target,
+            contended=contended,
+            pressed_at=pressed_at,
+            carried_on=carried_on,
+            clock=self._clock,
+        )
+        run = LiveRun(fold, panel, target, attempt)
+        run_id = self._log(
+            lambda: self._store.start_run(
+                turn.turn_id, panel, target, machine=self._machine(), contended=contended, attempt=attempt
+            )
+        )
+        if run_id:
+            run.run_id, run.logged = run_id, True
+        fold.change(run_id=run.run_id)
+        return run
+
+    # --- finding again ---------------------------------------------------------------------------------
+
+    def _chat(self, conversation_id: str) -> list[LiveTurn]:
+        """The conversation's turns in this process, in order; makes room by forgetting old finished ones."""
+        if conversation_id not in self._live:
+            self._live[conversation_id] = []
+            for old in list(self._live)[:-KEPT_CONVERSATIONS]:
+                if all(turn.done for turn in self._live[old]):
+                    del self._live[old]
+        return self._live[conversation_id]
+
+    def _messages(
+        self, conversation_id: str, panel: int, prompt: str, before: str | None
+    ) -> tuple[Message, ...]:
+        """The chat as this panel has seen it before the turn `before`, ending with the prompt."""
+        seen = self._log(lambda: self._store.panel_messages(conversation_id, panel, before_turn_id=before))
+        return (*(seen or ()), Message("user", prompt))
+
+    def live(self, conversation_id: str) -> LiveTurn | None:
+        """The newest turn of a conversation in this process, running or done."""
+        with self._lock:
+            turns = self._live.get(conversation_id)
+            return turns[-1] if turns else None
+
+    def live_turns(self, conversation_id: str) -> tuple[LiveTurn, ...]:
+        """All turns of a conversation that were started in this process."""
+        with self._lock:
+            return tuple(self._live.get(conversation_id, ()))
+
+    def stop_everything(self, timeout: float | None = 5.0) -> None:
+        """Stop every run and wait for the last words; for the end of the app."""
+        with self._lock:
+            turns = [turn for chat in self._live.values() for turn in chat if not turn.done]
+        for turn in turns:
+            turn.stop()
+        for turn in turns:
+            turn.wait(timeout)
+
+    # --- running ---------------------------------------------------------------------------------------
+
+    def _start(self, turn: LiveTurn, jobs: Sequence[tuple[LiveRun, GenerationRequest]]) -> None:
+        groups = [[job] for job in jobs] if turn.mode == "together" else [list(jobs)]
+        for group in groups:
+            threading.Thread(target=self._work_off, args=(group,), name="run", daemon=True).start()
+        runs = [run for run, _ in jobs]
+        threading.Thread(target=self._save_while_running, args=(runs,), name="save", daemon=True).start()
+
+    def _work_off(self, jobs: Sequence[tuple[LiveRun, GenerationRequest]]) -> None:
+        for run, request in jobs:
+            self._run_to_the_end(run, request)
+
+    def _run_to_the_end(self, run: LiveRun, request: GenerationRequest) -> None:
+        try:
+            self._run(run, request)
+        except Exception as error:  # a bug of ours must not leave a panel waiting for ever
+            run.fold.take(Failed("error", f"Unexpected error: {type(error).__name__}: {error}"))
+            raise
+        finally:
+            run.done.set()
+
+    def _run(self, run: LiveRun, request: GenerationRequest) -> None:
+        outcome = self._generate(run, request)
+        run.fold.take(outcome)
+        view = run.fold.view()
+        if run.logged:
+            self._log(
+                lambda: self._store.finish_run(
+                    run.run_id,
+                    outcome,
+                    text=view.text,
+                    metrics=view.metrics,
+                    felt_ttft_s=view.felt_ttft_s,
+                )
+            )
+
+    def _generate(self, run: LiveRun, request: GenerationRequest) -> Any:
+        if run.cancelled.is_set():
+            return Failed("cancelled", "Stopped before it began.")
+        run.fold.take(Progress("queue", "Waiting"))
+        try:
+            with self._manager.lease(run.target, run.fold.take, run.cancelled) as lease:
+                run.fold.take(lease.loaded)
+                if run.logged:
+                    self._log(
+                        lambda: self._store.describe_run(run.run_id, model=lease.model, loaded=lease.loaded)
+                    )
+                run.hold(lease)
+                run.fold.start()
+                try:
+                    return lease.generate(run.run_id, request, run.fold.take)
+                finally:
+                    run.hold(None)
+        except EngineFailure as failure:
+            return failure.failed
+
+    def _save_while_running(self, runs: Sequence[LiveRun]) -> None:
+        saved = dict.fromkeys((run.run_id for run in runs), 0)
+        while not all(run.done.is_set() for run in runs):
+            time.sleep(SAVE_EVERY_S)
+            for run in runs:
+                text, offsets = run.fold.partial()
+                if run.logged and not run.done.is_set() and len(offsets) > saved[run.run_id]:
+                    saved[run.run_id] = len(offsets)
+                    self._log(
+                        lambda run=run, text=text, offsets=offsets: self._store.save_partial(
+                            run.run_id, text, offsets
+                        )
+                    )
+
+    def _log(self, write: Callable[[], Any]) -> Any:
+        """Do something with the log; what goes wrong there is the store's to tell (`store.trouble`)."""
+        with contextlib.suppress(StoreError):
+            return write()
+        return None
+
+
+def _drop_from(chat: list[LiveTurn], turn_id: str | None) -> None:
+    """Leave out the turn that was edited, and what followed it."""
+    for index, turn in enumerate(chat):
+        if turn.turn_id == turn_id:
+            del chat[index:]
+            return
+
+
+def _check(prompt: str, panels: Sequence[tuple[int, Target]], mode: str) -> None:
+    if not prompt.strip():
+        raise TurnError("The prompt is empty. Type something first.")
+    if len(prompt) > LONGEST_PROMPT_CHARACTERS:
+        raise TurnError(
+            f"The prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT_CHARACTERS:,} can be sent."
+        )
+    if not panels:
+        raise TurnError("No panel is chosen. Add one first.")
+    if len({panel for panel, _ in panels}) != len(panels) or len(panels) > MOST_PANELS:
+        raise TurnError(f"Between one and {MOST_PANELS} different panels can be used.")
+    if mode not in ("together", "in-turn"):
+        raise TurnError(f"“{mode}” is not a way of running; use together or in-turn.")

@@ -1,0 +1,195 @@
+"""`python app.py models list|plan|get|convert|remove|import [--json]`: the Models tab for a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engines import spec_by_name
+from engines.engine import EngineError, ModelError
+from engines.models.inventory import Installed
+from engines.models.library import ModelLibrary
+from engines.models.plan import Plan, size
+from engines.protocol import EngineSpec, Progress, ProtocolError, Target, to_jsonable
+
+Reply = tuple[int, Any, list[str]]
+"""Exit status, the JSON document, the lines for a terminal."""
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add `models` to the app's commands."""
+    parser = subparsers.add_parser("models", help="list, plan, get, convert, remove or import models")
+    parser.add_argument("--offline", action="store_true", help="do not use the network")
+    actions = parser.add_subparsers(dest="models_action", required=True, metavar="ACTION")
+
+    _action(actions, "list", "every model on this computer: formats, sizes, places", _list)
+    for name, help_text, function in (
+        ("plan", "what getting a model ready would cost", _plan),
+        ("get", "get a model ready for one or more targets: ready-made if published, else converted", _get),
+        ("convert", "like get, but always convert from the original weights", _convert),
+    ):
+        action = _action(actions, name, help_text, function)
+        action.add_argument("model", help="demo, a Hugging Face id, or a folder")
+        action.add_argument(
+            "--on",
+            action="append",
+            required=True,
+            metavar="TARGET",
+            help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated",
+        )
+        action.add_argument(
+            "--trust-remote-code",
+            action="store_true",
+            help="let Python code that comes with the model run on this computer",
+        )
+        if name != "plan":
+            action.add_argument(
+                "--override", action="store_true", help="go on though memory or disk seem too small"
+            )
+    remove = _action(actions, "remove", "remove a model, or one entry of `list` by its id", _remove)
+    remove.add_argument("what", metavar="MODEL|ID")
+    imported = _action(actions, "import", "offer a model folder on disk; it stays where it is", _import)
+    imported.add_argument("folder", type=Path)
+
+
+def _action(
+    actions: argparse._SubParsersAction,
+    name: str,
+    help_text: str,
+    function: Callable[[argparse.Namespace, ModelLibrary], Reply],
+) -> argparse.ArgumentParser:
+    action = actions.add_parser(name, help=help_text)
+    action.add_argument("--json", action="store_true", help="print one JSON document")
+    # Both are options of the commands above too; an option is obeyed wherever it stands.
+    action.add_argument(
+        "--offline", action="store_true", default=argparse.SUPPRESS, help="do not use the network"
+    )
+    action.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    action.set_defaults(run=lambda arguments: _run(function, arguments))
+    return action
+
+
+def _run(function: Callable[[argparse.Namespace, ModelLibrary], Reply], arguments: argparse.Namespace) -> int:
+    library = ModelLibrary(arguments.data_dir, offline=arguments.offline)
+    try:
+        status, document, lines = function(arguments, library)
+    except (EngineError, ProtocolError) as error:
+        remedy = getattr(error, "remedy", None)
+        status, document = 1, {"error": str(error), "remedy": remedy}
+        lines = [line for line in (str(error), remedy) if line]
+    if arguments.json:
+        print(json.dumps(document, indent=2))
+    else:
+        print("\n".join(lines), file=sys.stderr if status else sys.stdout)
+    return status
+
+
+def _list(_arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
+    entries = library.installed()
+    return 0, {"models": [asdict(entry) for entry in entries]}, _table(entries)
+
+
+def _table(entries: tuple[Installed, ...]) -> list[str]:
+    rows = [("model", "format", "for", "kind", "size", "id")]
+    for entry in entries:
+        precision = " ".join(part for part in (entry.precision, entry.device) if part)
+        rows.append((entry.model, entry.format, precision or "–", entry.kind, size(entry.bytes), entry.id))
+    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    lines += [f"! {entry.id}: {entry.problem}" for entry in entries if entry.problem]
+    return [*lines, f"Together {size(sum(entry.bytes for entry in entries))}"]
+
+
+def _plan(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
+    plans = [
+        library.plan(target, spec, trust_remote_code=arguments.trust_remote_code)
+        for target, spec in _targets(arguments)
+    ]
+    lines = [line for plan in plans for line in (f"{plan.target}:", *(f"  {text}" for text in plan.lines()))]
+    status = 1 if any(plan.refusal for plan in plans) else 0
+    return status, {"plans": [plan_document(plan) for plan in plans]}, lines
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON."""
+    return {
+        **asdict(plan),
+        "target": plan.target.spelling,
+        "model": plan.target.model,
+        "download_bytes": plan.download_bytes,
+        "disk_bytes": plan.disk_bytes,
+        "peak_bytes": plan.peak_bytes,
+        "seconds": plan.seconds,
+    }
+
+
+def _get(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
+    return _prepare(arguments, library, use_prebuilt=True)
+
+
+def _convert(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
+    return _prepare(arguments, library, use_prebuilt=False)
+
+
+def _prepare(arguments: argparse.Namespace, library: ModelLibrary, *, use_prebuilt: bool) -> Reply:
+    prepared, lines = [], []
+    for target, spec in _targets(arguments):
+        model = library.prepare(
+            target,
+            spec,
+            _print_progress(),
+            threading.Event(),
+            trust_remote_code=arguments.trust_remote_code,
+            override=arguments.override,
+            use_prebuilt=use_prebuilt,
+        )
+        prepared.append(to_jsonable(model) | {"target": target.spelling})
+        lines.append(f"{target} is ready: {model.path} ({size(model.weight_bytes)})")
+    return 0, {"prepared": prepared}, lines
+
+
+def _print_progress() -> Callable[[Progress], None]:
+    last = [""]
+
+    def show(progress: Progress) -> None:
+        share = "" if progress.fraction is None else f"{progress.fraction:4.0%} "
+        line = f"{progress.stage}: {share}{progress.text}"
+        if line != last[0]:
+            last[0] = line
+            print(line, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _remove(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
+    freed = library.remove(arguments.what)
+    return (
+        0,
+        {"removed": arguments.what, "freed_bytes": freed},
+        [f"Removed {arguments.what}: {size(freed)} freed."],
+    )
+
+
+def _import(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
+    entry = library.import_folder(arguments.folder)
+    line = f"{entry.path} can be used now: {entry.format}, {size(entry.bytes)}. Its name in a target is its path."
+    return 0, {"imported": asdict(entry)}, [line]
+
+
+def _targets(arguments: argparse.Namespace) -> list[tuple[Target, EngineSpec]]:
+    targets = []
+    for spelling in arguments.on:
+        target = Target.parse(spelling, arguments.model)
+        spec = spec_by_name(target.engine)
+        if spec is None:
+            raise ModelError(f"There is no engine “{target.engine}”.", "`doctor` lists the engines.")
+        targets.append((target, spec))
+    return targets

@@ -1,0 +1,133 @@
+"""Getting models ready from the page, in a thread that belongs to no browser tab. No Gradio in here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from engines.engine import EngineError
+from engines.models.conversion.recipes import can_make
+from engines.models.folders import FORMAT_TITLES, OPENVINO, SAFETENSORS
+from engines.models.library import ModelLibrary
+from engines.processes.jobs import CancelledError
+from engines.protocol import EngineSpec, Progress, Target
+
+
+@dataclass(frozen=True)
+class WorkView:
+    """What the page shows of the work."""
+
+    running: bool = False
+    target: Target | None = None
+    progress: Progress | None = None
+    done: tuple[str, ...] = ()
+    """Targets that are ready now."""
+    problem: str | None = None
+    remedy: str | None = None
+    elapsed_s: float = 0.0
+    version: int = 0
+    """Grows with every change of what is on disk."""
+
+
+class ModelWork:
+    """At most one piece of work at a time; any browser can watch and stop it."""
+
+    def __init__(self, library: ModelLibrary):
+        self._library = library
+        self._lock = threading.Lock()
+        self._view = WorkView()
+        self._cancelled = threading.Event()
+        self._began = 0.0
+
+    def view(self) -> WorkView:
+        with self._lock:
+            view = self._view
+        return replace(view, elapsed_s=time.monotonic() - self._began) if view.running else view
+
+    def start(self, wanted: Sequence[tuple[Target, EngineSpec]], *, trust: bool, override: bool) -> bool:
+        """Begin; False when something is at work already."""
+        with self._lock:
+            if self._view.running or not wanted:
+                return False
+            self._cancelled = threading.Event()
+            self._began = time.monotonic()
+            self._view = WorkView(running=True, target=wanted[0][0], version=self._view.version)
+        threading.Thread(target=self._run, args=(tuple(wanted), trust, override), daemon=True).start()
+        return True
+
+    def stop(self) -> None:
+        self._cancelled.set()
+
+    def _run(self, wanted: tuple[tuple[Target, EngineSpec], ...], trust: bool, override: bool) -> None:
+        problem: EngineError | None = None
+        try:
+            for target, spec in wanted:
+                self._change(target=target, progress=None)
+                self._library.prepare(
+                    target,
+                    spec,
+                    lambda progress: self._change(progress=progress),
+                    self._cancelled,
+                    trust_remote_code=trust,
+                    override=override,
+                )
+                self._change(done=(*self._view.done, str(target)), version=self._view.version + 1)
+        except CancelledError:
+            problem = EngineError("Stopped. What was downloaded is kept; getting it again carries on there.")
+        except EngineError as error:
+            problem = error
+        except OSError as error:
+            problem = EngineError(f"The disk refused: {error}.")
+        self._change(
+            running=False,
+            progress=None,
+            problem=str(problem) if problem else None,
+            remedy=problem.remedy if problem else None,
+            elapsed_s=time.monotonic() - self._began,
+            version=self._view.version + 1,
+        )
+
+    def _change(self, **changes) -> None:
+        with self._lock:
+            self._view = replace(self._view, **changes)
+
+
+def format_choices(specs: Sequence[EngineSpec]) -> list[tuple[str, str]]:
+    """What a model can be got ready for: [(label, target)], engines that read the same folder together."""
+    engines: dict[tuple[str, str, str], list[EngineSpec]] = {}
+    for spec in specs:
+        for device in spec.devices:
+            for precision in spec.precisions:
+                key = (spec.model_format, *_kind(spec.model_format, device, precision))
+                if can_make(spec.model_format, precision, device) and spec not in engines.setdefault(key, []):
+                    engines[key].append(spec)
+    return [(_label(key, found), _value(key, found[0])) for key, found in engines.items()]
+
+
+def _kind(model_format: str, device: str, precision: str) -> tuple[str, str]:
+    """(precision, device) as far as they make a difference to the folder."""
+    if model_format == SAFETENSORS:
+        return "", ""
+    family = device.split(".")[0].upper()
+    if model_format == OPENVINO:
+        return precision, "NPU" if family == "NPU" and precision == "int4" else ""
+    return precision, family
+
+
+def _label(key: tuple[str, str, str], specs: Sequence[EngineSpec]) -> str:
+    model_format, precision, device = key
+    what = (
+        "original weights"
+        if model_format == SAFETENSORS
+        else f"{precision}{f' for {device}' if device else ''}"
+    )
+    names = ", ".join(spec.title for spec in specs)
+    title = FORMAT_TITLES[model_format]
+    return f"{title} {what}" if names == title else f"{title} {what} ({names})"
+
+
+def _value(key: tuple[str, str, str], spec: EngineSpec) -> str:
+    _, precision, device = key
+    return f"{spec.name}/{device or spec.devices[0]}/{precision or spec.precisions[0]}"

@@ -1,0 +1,219 @@
+"""The System tab: this machine, every engine with each device, and the environments engines need.
+
+The same content as `doctor`, from the same sources. The engines are asked in the background, each in a process
+of its own; the page is filled when the answers are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from engines import ENGINES
+from engines.environments.environments import Environments
+from engines.hardware import machine_facts
+from engines.protocol import Availability, DeviceStatus, EngineSpec
+from ui.doctor import advice, machine_lines, versions_text
+from ui.format import elapsed, percent, seconds, size, text
+from ui.system.background import SetUpView, SystemWork
+
+_POLL_S = 1.0
+_SET_UP_LABELS = {"ready": "Check and repair", "broken": "Repair", "outdated": "Rebuild"}
+_STATES = {
+    "ready": ("ready", "ready"),
+    "missing": ("", "not set up"),
+    "outdated": ("loading", "outdated"),
+    "broken": ("failed", "broken"),
+    "impossible": ("failed", "not possible here"),
+}
+
+
+def build(manager: Any, environments: Environments) -> None:
+    """Lay out and wire the tab; call inside the Blocks."""
+    work = SystemWork(manager, environments)
+    names = environments.names()
+
+    with gr.Column(elem_id="system"):
+        gr.HTML("<h2>This computer</h2>")
+        machine = gr.HTML(elem_id="system-machine")
+        gr.HTML("<h2>Engines</h2>")
+        with gr.Row(elem_classes="bar"):
+            refresh = gr.Button("Ask again", size="md", elem_id="system-refresh", scale=0, min_width=110)
+        engines = gr.HTML(elem_id="system-engines")
+        gr.HTML(
+            "<h2>Environments</h2><p>Some libraries cannot share an environment with the others. They get "
+            "their own folder in the data directory.</p>"
+        )
+        cards, logs = [], []
+        starts, cancels = [], []
+        for name in names:
+            cards.append(gr.HTML(elem_id=f"system-env-{name}"))
+            with gr.Row(elem_classes="bar"):
+                starts.append(
+                    gr.Button(
+                        "Set up", variant="primary", size="md", elem_id=f"system-set-up-{name}", scale=0
+                    )
+                )
+                cancels.append(
+                    gr.Button(
+                        "Cancel", size="md", elem_id=f"system-cancel-{name}", scale=0, interactive=False
+                    )
+                )
+            with gr.Accordion("Log of the last set-up", open=False):
+                logs.append(
+                    gr.Textbox(
+                        label=f"Log of the last set-up of {name}",
+                        lines=12,
+                        max_lines=12,
+                        interactive=False,
+                        elem_id=f"system-log-{name}",
+                        buttons=[],
+                    )
+                )
+    timer = gr.Timer(_POLL_S)  # fills the tab, then ticks only while something is going on
+
+    def show():
+        work.ask()
+        views = [work.view(name) for name in names]
+        answers, asking, trouble = work.answers()
+        return [
+            machine_html(machine_facts()),
+            engines_html(answers, asking, trouble),
+            *(environment_html(view) for view in views),
+            *(
+                gr.update(value=_SET_UP_LABELS.get(v.status.state, "Set up"), interactive=_can_start(v))
+                for v in views
+            ),
+            *(gr.update(interactive=view.running) for view in views),
+            *(work.log_tail(name) for name in names),
+            gr.update(interactive=not asking),
+            gr.Timer(active=work.busy()),
+        ]
+
+    def ask_again():
+        work.ask(refresh=True)
+        return show()
+
+    def start(name: str):
+        def handler():
+            if _can_start(work.view(name)):
+                work.start_set_up(name)
+            return show()
+
+        return handler
+
+    def cancel(name: str):
+        def handler():
+            work.cancel_set_up(name)
+            return show()
+
+        return handler
+
+    outputs = [machine, engines, *cards, *starts, *cancels, *logs, refresh, timer]
+    options = {"outputs": outputs, "show_progress": "hidden", "queue": False}
+    timer.tick(show, **options)
+    refresh.click(ask_again, **options)
+    for name, start_button, cancel_button in zip(names, starts, cancels, strict=True):
+        start_button.click(start(name), **options)
+        cancel_button.click(cancel(name), **options)
+
+
+def _can_start(view: SetUpView) -> bool:
+    return not view.running and view.status.state != "impossible"
+
+
+# --- HTML ------------------------------------------------------------------------------------------------------
+
+
+def machine_html(facts: Mapping[str, Any]) -> str:
+    """What this machine is, as a short list."""
+    items = "".join(f"<li>{text(line)}</li>" for line in machine_lines(facts))
+    return f'<ul class="machine">{items}</ul>'
+
+
+def engines_html(answers: Mapping[str, Availability] | None, asking: bool, trouble: str | None) -> str:
+    """One card per engine, in the order of ENGINES; what is being waited for is said above them."""
+    notes = ""
+    if trouble:
+        notes += f'<p class="notice error" role="alert">{text(trouble)}</p>'
+    if asking:
+        notes += '<p class="notice info" role="status">Asking every engine which devices it can use …</p>'
+    if not answers:
+        return notes
+    specs = {spec.name: spec for spec in ENGINES}
+    cards = "".join(_engine_card(name, found, specs.get(name)) for name, found in answers.items())
+    return f'{notes}<div class="engines">{cards}</div>'
+
+
+def _engine_card(name: str, found: Availability, spec: EngineSpec | None) -> str:
+    chip = "ready" if found.ok else "unavailable"
+    word = "available" if found.ok else "not available"
+    parts = [
+        f'<header><h3>{text(spec.title if spec else name)}</h3><span class="chip chip-{chip}">{word}</span></header>'
+    ]
+    if found.versions:
+        parts.append(f'<p class="soft">{text(versions_text(found.versions))}</p>')
+    if not found.ok:
+        parts.append(f"<p>{text(found.reason)}</p>" if found.reason else "")
+        parts.append(_remedy(found.remedy))
+    if found.device_status:
+        rows = "".join(_device_row(status) for status in found.device_status)
+        parts.append(
+            f"<table><caption class='sr'>Devices of {text(name)}</caption><thead class='sr'><tr>"
+            f"<th>Device</th><th>State</th><th>Details</th></tr></thead><tbody>{rows}</tbody></table>"
+        )
+    if note := advice(spec):
+        parts.append(f'<p class="notice info">{text(note)}</p>')
+    return f'<section class="card engine" aria-label="{text(name)}">{"".join(parts)}</section>'
+
+
+def _device_row(status: DeviceStatus) -> str:
+    state = '<span class="yes">● yes</span>' if status.ok else '<span class="no">○ no</span>'
+    details = (
+        text(status.title or "") if status.ok else f"{text(status.reason or '')}{_remedy(status.remedy)}"
+    )
+    return f'<tr><th scope="row">{text(status.device)}</th><td>{state}</td><td>{details}</td></tr>'
+
+
+def _remedy(remedy: str | None) -> str:
+    return f'<p class="remedy"><span aria-hidden="true">→ </span>{text(remedy)}</p>' if remedy else ""
+
+
+def environment_html(view: SetUpView) -> str:
+    """One environment: state, what is in it, the set-up's progress or how it failed."""
+    status = view.status
+    kind, word = ("busy", "being set up") if view.running else _STATES[status.state]
+    chip = f"chip chip-{kind}" if kind else "chip"
+    parts = [f'<header><h3>{text(status.title)}</h3><span class="{chip}">{word}</span></header>']
+    if view.running:
+        parts.append(_progress(view))
+    elif view.error:
+        parts.append(f'<p class="notice error" role="alert">{text(view.error)}</p>{_remedy(view.remedy)}')
+    elif status.reason:
+        parts.append(f"<p>{text(status.reason)}</p>")
+        parts.append(_remedy(status.remedy) if status.state == "impossible" else "")
+    if status.ready:
+        facts = (
+            f"Python {status.python_version}",
+            size(status.size_bytes),
+            f"set up in {seconds(status.set_up_s)}" if status.set_up_s else "",
+        )
+        parts.append(f"<p>{text(', '.join(fact for fact in facts if fact))}</p>")
+        parts.append(f'<p class="soft">{text(versions_text(status.versions))}</p>')
+    elif not view.running and status.state != "impossible":
+        parts.append(
+            f'<p class="soft">About 2 GB of packages; a few minutes. Also: <code>python app.py setup '
+            f"{text(status.name)}</code></p>"
+        )
+    return f'<section class="card engine" aria-label="Environment {text(status.name)}">{"".join(parts)}</section>'
+
+
+def _progress(view: SetUpView) -> str:
+    progress = view.progress
+    fraction = progress.fraction if progress else None
+    value = f' value="{fraction:.3f}"' if fraction is not None else ""
+    words = f"{text(progress.text if progress else 'Working')} · {elapsed(view.elapsed_s)}"
+    share = f" · {percent(fraction)}" if fraction is not None else ""
+    return f'<progress max="1"{value} aria-label="Set-up"></progress><p role="status">{words}{share}</p>'
