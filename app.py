@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import secrets
 import signal
 import socket
 import sys
 import threading
-import time
 import webbrowser
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -27,40 +24,20 @@ from typing import Any
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.models.library import ModelLibrary
-from engines.protocol import DEMO_MODEL, ProtocolError, Target
+from engines.protocol import ProtocolError
 from engines.runtime.manager import EngineManager
 from storage.store import Store, StoreError
-from ui import doctor
-from ui.chat.run_view import RunView
-from ui.chat.turns import LiveTurn, Settings, TurnError, Turns
-from ui.cli import history as history_cli
-from ui.cli import models as models_cli
-from ui.cli import setup as setup_cli
+from ui.arena import Arena
+from ui.chat.turns import TurnError, Turns
+from ui.cli import doctor, history, models, run, setup
 
 DEFAULT_PORT = 7860
 DATABASE_NAME = "arena.sqlite3"
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_USAGE = 2
 
 
 class SettingsError(Exception):
     """The app cannot start as it was told to; the message is one clear sentence."""
-
-
-@dataclass
-class Arena:
-    """Everything the app owns, built once."""
-
-    data_dir: Path
-    store: Store
-    library: ModelLibrary
-    environments: Environments
-    manager: EngineManager
-    turns: Turns
-
-    def close(self) -> None:
-        self.turns.stop_everything()
-        self.manager.shutdown()
-        self.store.close()
 
 
 def build(data_dir: Path, python: str | None = None) -> Arena:
@@ -189,124 +166,6 @@ def _wait_for_the_end() -> None:
         pass
 
 
-# --- commands ----------------------------------------------------------------------------------------------
-
-
-def show_doctor(arguments: argparse.Namespace) -> int:
-    """Print what this machine has and which engines can use it."""
-    with arena_on(arguments) as arena:
-        availability, facts = arena.manager.availability(), machine_facts()
-        if arguments.json:
-            print(json.dumps(doctor.doctor_document(availability, facts), indent=2))
-        else:
-            print(doctor.doctor_text(availability, facts))
-    return 0
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Send one prompt to some targets, as the page does, and print what came of it."""
-    settings = Settings(
-        system_prompt=arguments.system,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        top_k=arguments.top_k,
-        repetition_penalty=arguments.repetition_penalty,
-        seed=arguments.seed,
-    )
-    targets = [Target.parse(spelling, arguments.model) for spelling in arguments.on]
-    with arena_on(arguments) as arena:
-        views = []
-        for start in range(0, len(targets), 6):
-            turn = arena.turns.send(
-                arguments.prompt,
-                list(enumerate(targets[start : start + 6])),
-                settings,
-                mode="in-turn" if arguments.in_turn else "together",
-                pressed_at=time.monotonic(),
-            )
-            views += _watch(turn, quiet=arguments.json)
-        if arena.store.trouble:
-            print(arena.store.trouble, file=sys.stderr)
-    if arguments.json:
-        print(json.dumps({"runs": [run_document(view) for view in views]}, indent=2, ensure_ascii=True))
-    return 0 if all(view.phase == "finished" for view in views) else EXIT_FAILED
-
-
-def _watch(turn: LiveTurn, quiet: bool) -> list[RunView]:
-    """Tell on stderr what is going on; print each reply when it is done, in panel order."""
-    told: dict[int, str] = {}
-    printed = 0
-    try:
-        while printed < len(turn.runs):
-            for run_ in turn.runs:
-                progress = run_.view().progress
-                if progress and told.get(run_.panel) != progress.text:
-                    told[run_.panel] = progress.text
-                    print(f"{run_.target.spelling}: {progress.text}", file=sys.stderr, flush=True)
-            if turn.runs[printed].done.wait(0.1):
-                if not quiet:
-                    print(run_text(turn.runs[printed].view()), flush=True)
-                printed += 1
-    except KeyboardInterrupt:
-        turn.stop()
-        turn.wait(15)
-    return [run_.view() for run_ in turn.runs]
-
-
-def run_text(view: RunView) -> str:
-    """A finished run for reading in a terminal."""
-    lines = [f"── {view.target} " + "─" * 20, view.text.strip()]
-    if view.failure:
-        lines.append(f"FAILED: {view.failure.message} {view.failure.remedy or ''}".rstrip())
-    metrics = view.metrics
-    if metrics and metrics.ttft_s is not None:
-        rate = f"{metrics.decode_tok_s:.1f} tok/s" if metrics.decode_tok_s else "one token"
-        contended = ", contended (together with others)" if view.contended else ""
-        lines.append(
-            f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {metrics.output_tokens} tokens, "
-            f"load {metrics.load_s:.1f} s{contended}]"
-        )
-    if view.warning:
-        lines.append(f"Note: {view.warning}")
-    return "\n".join(line for line in lines if line) + "\n"
-
-
-def run_document(view: RunView) -> dict[str, Any]:
-    """A finished run as `run --json` gives it; times in seconds, sizes in bytes, missing is null."""
-    metrics = view.metrics
-    failure = view.failure
-
-    def measured(name: str) -> Any:
-        return getattr(metrics, name) if metrics else None
-
-    return {
-        "target": view.target.spelling,
-        "model": view.target.model,
-        "text": view.text,
-        "finish_reason": view.finish_reason,
-        "error": {"kind": failure.kind, "message": failure.message, "remedy": failure.remedy}
-        if failure
-        else None,
-        "warning": view.warning,
-        "contended": view.contended,
-        "device": view.loaded.device if view.loaded else None,
-        "prompt_tokens": measured("prompt_tokens"),
-        "cached_prompt_tokens": measured("cached_prompt_tokens"),
-        "output_tokens": view.tokens,
-        "prompt_sha256": measured("prompt_sha256"),
-        "load_s": measured("load_s"),
-        "compile_s": measured("compile_s"),
-        "warmup_s": measured("warmup_s"),
-        "ttft_s": measured("ttft_s"),
-        "felt_ttft_s": view.felt_ttft_s,
-        "decode_tok_s": measured("decode_tok_s"),
-        "total_s": measured("total_s"),
-        "token_offsets_s": list(view.token_offsets_s),
-        "peak_rss_bytes": measured("peak_rss_bytes"),
-    }
-
-
 # --- the command line --------------------------------------------------------------------------------------
 
 
@@ -341,60 +200,15 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--password", help="for visitors from other machines; made up when not given")
     main_parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_make_command)
-    _add_doctor(commands)
-    _add_run(commands)
-    for command_line in (models_cli, history_cli, setup_cli):
+    for command_line in (doctor, run):
+        command_line.register(commands, arena_on)
+    for command_line in (models, history, setup):
         command_line.register(commands)
     return main_parser
 
 
 def _make_command(**options: Any) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(**{**options, "parents": [*options.get("parents", ()), _common()]})
-
-
-def _add_doctor(commands: Any) -> None:
-    command = commands.add_parser("doctor", help="which engines and devices can be used here, and why not")
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    command.set_defaults(run=show_doctor)
-
-
-def _add_run(commands: Any) -> None:
-    command = commands.add_parser("run", help="send one prompt to some targets and print the replies")
-    command.add_argument("prompt", metavar="PROMPT")
-    command.add_argument(
-        "--on",
-        action="append",
-        required=True,
-        metavar="TARGET",
-        help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated",
-    )
-    command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
-    command.add_argument("--in-turn", action="store_true", help="each alone on the machine, not all at once")
-    command.add_argument("--max-new-tokens", type=_positive, default=Settings.max_new_tokens, metavar="N")
-    command.add_argument(
-        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): greedy"
-    )
-    command.add_argument("--top-p", type=float, metavar="P")
-    command.add_argument("--top-k", type=_positive, metavar="K")
-    command.add_argument("--repetition-penalty", type=float, metavar="R")
-    command.add_argument("--seed", type=int, metavar="S")
-    command.add_argument("--system", metavar="TEXT", help="system prompt")
-    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    command.set_defaults(run=run)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 5:
-        raise argparse.ArgumentTypeError("must be between 0 and 5")
-    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

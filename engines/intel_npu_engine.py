@@ -87,7 +87,8 @@ class IntelNPUEngine(Engine):
         self._context = 0
 
     def probe(self) -> Availability:
-        from engines.toolkit.loading import first_sentence, versions
+        from engines.toolkit.library_errors import first_sentence
+        from engines.toolkit.process_facts import versions
 
         found = versions(*_VERSIONS)
         try:
@@ -103,11 +104,11 @@ class IntelNPUEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines.toolkit import loading
+        from engines.toolkit import library_errors, model_config
 
         folder = Path(model.path).resolve()
-        loading.require_files(folder, ("config.json",), SPEC.title)
-        config, parameters = loading.read_config(folder), _parameters(folder)
+        model_config.require_files(folder, ("config.json",), SPEC.title)
+        config, parameters = model_config.read_config(folder), _parameters(folder)
         # The runtime's blob cache and neural-compressor's workspace are relative to the working directory.
         os.chdir(cache_dir)
         _use_device(target.device)
@@ -116,9 +117,9 @@ class IntelNPUEngine(Engine):
         try:
             self._model = _lower(folder, target.precision)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title) from error
+            raise library_errors.load_error(error, folder, SPEC.title) from error
         # Past its switch a long-context Phi-3 changes its position factors, which would void the cache.
-        limits = (loading.context_tokens(config), loading.rope_switch(config))
+        limits = (model_config.context_tokens(config), model_config.rope_switch(config))
         self._context = min([limit for limit in limits if limit] or [_DEFAULT_CONTEXT])
         on_progress(Progress("compile", f"Compiling for the {target.device}"))
         compile_s = self._compile()
@@ -141,7 +142,7 @@ class IntelNPUEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.toolkit.loading import generation_error
+        from engines.toolkit.library_errors import generation_error
         from engines.toolkit.torch_decoding import decode
 
         try:
@@ -354,7 +355,7 @@ def estimated_peak_bytes(parameters: int, precision: str) -> int:
 
 def _parameters(folder: Path) -> int:
     """Number of weights, from the safetensors headers; raises ModelError for files missing or cut short."""
-    from engines.models.folders import read_safetensors_header
+    from engines.toolkit.model_config import read_safetensors_header
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:

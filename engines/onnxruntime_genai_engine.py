@@ -79,7 +79,8 @@ class ONNXRuntimeGenAIEngine(Engine):
         self._switch: int | None = None
 
     def probe(self) -> Availability:
-        from engines.toolkit.loading import first_sentence, versions
+        from engines.toolkit.library_errors import first_sentence
+        from engines.toolkit.process_facts import versions
 
         found = versions(*_DISTRIBUTIONS)
         try:
@@ -92,14 +93,14 @@ class ONNXRuntimeGenAIEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines.toolkit import loading
+        from engines.toolkit import library_errors, model_config, process_facts
 
         folder = Path(model.path)
         device = _require_device(target.device)
-        loading.require_files(folder, ("genai_config.json", "config.json"), SPEC.title)
-        settings = loading.read_json(folder / "genai_config.json")
+        model_config.require_files(folder, ("genai_config.json", "config.json"), SPEC.title)
+        settings = model_config.read_json(folder / "genai_config.json")
         decoder = settings.get("model", {}).get("decoder", {})
-        loading.require_files(folder, (decoder.get("filename", "model.onnx"),), SPEC.title)
+        model_config.require_files(folder, (decoder.get("filename", "model.onnx"),), SPEC.title)
         import onnxruntime_genai
 
         on_progress(Progress("load", f"Loading onto {target.device}"))
@@ -112,16 +113,16 @@ class ONNXRuntimeGenAIEngine(Engine):
                 config.append_provider(_PROVIDERS[target.device])
             self._model = onnxruntime_genai.Model(config)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title, target.device) from error
+            raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
-        facts = loading.read_config(folder)
-        self._switch = loading.rope_switch(facts)
-        self._context = settings.get("model", {}).get("context_length") or loading.context_tokens(facts)
+        facts = model_config.read_config(folder)
+        self._switch = model_config.rope_switch(facts)
+        self._context = settings.get("model", {}).get("context_length") or model_config.context_tokens(facts)
         self._roomy_tokens = _CACHE_BYTES // max(1, _cache_bytes_per_token(decoder))
         details = {
             "execution_provider": str(self._model.device_type),
             "model_type": str(self._model.type),
-            "threads": loading.physical_cores() if target.device == "CPU" else None,
+            "threads": process_facts.physical_cores() if target.device == "CPU" else None,
             "kv_cache_buffer_tokens": self._capacity_for(1),
         }
         ran_on = _PROVIDERS.get(target.device, "cpu")
@@ -139,7 +140,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.toolkit.loading import generation_error
+        from engines.toolkit.library_errors import generation_error
 
         stops = frozenset() if request.ignore_eos else stop_ids
         try:
@@ -237,7 +238,7 @@ def _devices(found: Mapping[str, str]) -> tuple[DeviceStatus, ...]:
 def _device(name: str, found: Mapping[str, str]) -> DeviceStatus:
     import onnxruntime_genai
 
-    from engines.toolkit.loading import processor_name
+    from engines.toolkit.process_facts import processor_name
 
     title, reason = None, None
     if name == "CPU":
@@ -262,7 +263,7 @@ def _device(name: str, found: Mapping[str, str]) -> DeviceStatus:
 
 def _require_device(device: str) -> DeviceStatus:
     """The status of `device`; raises UnavailableError unless it can be used here."""
-    from engines.toolkit.loading import versions
+    from engines.toolkit.process_facts import versions
 
     try:
         statuses = _devices(versions(*_DISTRIBUTIONS))

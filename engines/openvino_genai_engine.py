@@ -78,7 +78,8 @@ class OpenVINOGenAIEngine(Engine):
         self._prompt_limit: int | None = None
 
     def probe(self) -> Availability:
-        from engines.toolkit.loading import first_sentence, versions
+        from engines.toolkit.library_errors import first_sentence
+        from engines.toolkit.process_facts import versions
 
         found = versions("openvino-genai", "openvino")
         try:
@@ -101,13 +102,13 @@ class OpenVINOGenAIEngine(Engine):
             raise UnavailableError(
                 f"OpenVINO GenAI cannot be loaded: {error}.", "pip install openvino-genai"
             ) from error
-        from engines.toolkit import loading, openvino_devices
+        from engines.toolkit import library_errors, model_config, openvino_devices
 
         folder = Path(model.path)
         openvino_devices.require_device(target.device, SPEC.devices)
-        loading.require_files(folder, _FILES, SPEC.title)
-        config = loading.read_config(folder)
-        context = loading.context_tokens(config)
+        model_config.require_files(folder, _FILES, SPEC.title)
+        config = model_config.read_config(folder)
+        context = model_config.context_tokens(config)
         properties = device_properties(target.device, cache_dir)
         on_progress(Progress("compile", f"Compiling for {target.device}"))
         started = time.perf_counter()
@@ -116,10 +117,10 @@ class OpenVINOGenAIEngine(Engine):
                 limits, self._prompt_limit, context = _npu_limits(context)
                 self._pipeline = openvino_genai.LLMPipeline(folder, target.device, **properties, **limits)
             else:
-                self._switch = loading.rope_switch(config)
+                self._switch = model_config.rope_switch(config)
                 limits = self._open_paged_or_stateful(openvino_genai, folder, target.device, properties)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title, target.device) from error
+            raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
         device, details = openvino_devices.describe(target.device, properties)
         return LoadReport(device, context, compile_s, {**details, **_readable(limits)})
@@ -172,7 +173,7 @@ class OpenVINOGenAIEngine(Engine):
         import openvino
         import openvino_genai
 
-        from engines.toolkit.loading import generation_error
+        from engines.toolkit.library_errors import generation_error
 
         if self._prompt_limit and len(prompt_ids) > self._prompt_limit:
             raise PromptError(

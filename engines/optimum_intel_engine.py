@@ -54,7 +54,8 @@ class OptimumIntelEngine(Engine):
     def probe(self) -> Availability:
         from importlib.util import find_spec
 
-        from engines.toolkit.loading import first_sentence, versions
+        from engines.toolkit.library_errors import first_sentence
+        from engines.toolkit.process_facts import versions
 
         found = versions("optimum-intel", "optimum", "openvino", "transformers", "torch")
         remedy = "pip install optimum-intel openvino"
@@ -73,12 +74,12 @@ class OptimumIntelEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines.toolkit import loading, openvino_devices
+        from engines.toolkit import library_errors, model_config, openvino_devices
 
         folder = Path(model.path)
         openvino_devices.require_device(target.device, SPEC.devices)
-        loading.require_files(folder, _FILES, SPEC.title)
-        config = loading.read_config(folder)
+        model_config.require_files(folder, _FILES, SPEC.title)
+        config = model_config.read_config(folder)
         try:
             from optimum.intel.openvino import OVModelForCausalLM
         except ImportError as error:
@@ -105,12 +106,12 @@ class OptimumIntelEngine(Engine):
             started = time.perf_counter()
             self._model.compile()
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title, target.device) from error
+            raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
-        self._switch = loading.rope_switch(config)
+        self._switch = model_config.rope_switch(config)
         device, details = openvino_devices.describe(target.device, properties)
         details["stateful"] = bool(self._model.stateful)
-        return LoadReport(device, loading.context_tokens(config), compile_s, details)
+        return LoadReport(device, model_config.context_tokens(config), compile_s, details)
 
     def generate(
         self,
@@ -119,7 +120,7 @@ class OptimumIntelEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.toolkit.loading import generation_error
+        from engines.toolkit.library_errors import generation_error
         from engines.toolkit.torch_decoding import decode
 
         try:

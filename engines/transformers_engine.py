@@ -55,7 +55,8 @@ class TransformersEngine(Engine):
         self._switch: int | None = None
 
     def probe(self) -> Availability:
-        from engines.toolkit.loading import first_sentence, versions
+        from engines.toolkit.library_errors import first_sentence
+        from engines.toolkit.process_facts import versions
 
         found = versions("transformers", "torch")
         remedy = "pip install transformers torch"
@@ -72,26 +73,26 @@ class TransformersEngine(Engine):
     def load(
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
-        from engines.toolkit import loading
+        from engines.toolkit import library_errors, model_config, process_facts
 
         for name, value in _WAIT_BRIEFLY.items():  # read once, when PyTorch is loaded
             os.environ.setdefault(name, value)
         folder = Path(model.path)
         device = _require_device(target.device)
-        loading.require_files(folder, ("config.json",), SPEC.title)
-        config = loading.read_config(folder)
+        model_config.require_files(folder, ("config.json",), SPEC.title)
+        config = model_config.read_config(folder)
         _require_weights(folder)
         import torch
 
-        torch.set_num_threads(loading.physical_cores())
+        torch.set_num_threads(process_facts.physical_cores())
         self._device = target.device.lower()
         on_progress(Progress("load", f"Loading the weights onto {target.device}"))
         try:
             self._model = _load_model(folder, target.precision, self._device)
         except Exception as error:
-            raise loading.load_error(error, folder, SPEC.title, target.device) from error
+            raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         self._extra = _optional_arguments(self._model)
-        self._switch = loading.rope_switch(config)
+        self._switch = model_config.rope_switch(config)
         details = {
             "attention_backend": getattr(self._model.config, "_attn_implementation", None),
             "inference_precision": str(self._model.dtype).removeprefix("torch."),
@@ -99,7 +100,7 @@ class TransformersEngine(Engine):
             "cpu_capability": torch.backends.cpu.get_cpu_capability() if self._device == "cpu" else None,
         }
         where = f"{str(self._model.device).upper()} ({device.title})"
-        return LoadReport(where, loading.context_tokens(config), None, details)
+        return LoadReport(where, model_config.context_tokens(config), None, details)
 
     def generate(
         self,
@@ -108,7 +109,7 @@ class TransformersEngine(Engine):
         stop_ids: frozenset[int],
         on_token: OnToken,
     ) -> GenerationReport:
-        from engines.toolkit.loading import generation_error
+        from engines.toolkit.library_errors import generation_error
         from engines.toolkit.torch_decoding import decode
 
         loop = {"switch": self._switch, "device": self._device}
@@ -181,7 +182,7 @@ def _optional_arguments(model: Any) -> dict[str, Any]:
 def _require_weights(folder: Path) -> None:
     """Raise ModelError for a folder without whole safetensors files, before PyTorch reads gigabytes of it."""
     from engines.engine import ModelError
-    from engines.models.folders import read_safetensors_header
+    from engines.toolkit.model_config import read_safetensors_header
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -195,7 +196,7 @@ def _require_weights(folder: Path) -> None:
 def _devices() -> tuple[DeviceStatus, ...]:
     import torch
 
-    from engines.toolkit.loading import processor_name
+    from engines.toolkit.process_facts import processor_name
 
     fast_bf16 = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.enabled else False
     on_cpu = ("bf16", "fp32") if fast_bf16 else ("fp32", "bf16")

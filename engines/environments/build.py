@@ -20,16 +20,15 @@ from typing import IO, Any
 
 from engines.engine import OnProgress
 from engines.environments import npu_wheel
-from engines.environments.environments import (
+from engines.environments.folders import discard, venv_python
+from engines.environments.interpreters import Interpreter
+from engines.environments.spec import (
     EnvironmentSpec,
     SetUpCancelledError,
     SetUpError,
-    discard,
     machine_fingerprint,
     requirements_sha256,
-    venv_python,
 )
-from engines.environments.interpreters import Interpreter
 from engines.processes import guarded
 from engines.protocol import Progress
 

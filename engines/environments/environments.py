@@ -9,114 +9,32 @@ its marker is rubbish from an interrupted set-up and is removed by the next one.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import platform
-import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from engines.engine import EngineError, OnProgress, UnavailableError
+from engines.engine import OnProgress, UnavailableError
+from engines.environments.build import Build
+from engines.environments.folders import discard, read_marker, venv_python, write_marker
 from engines.environments.interpreters import Interpreter, find_interpreter
+from engines.environments.spec import (
+    ENVIRONMENTS,
+    MAIN,
+    EnvironmentSpec,
+    EnvironmentStatus,
+    SetUpCancelledError,
+    SetUpError,
+    environment_key,
+    machine_fingerprint,
+    requirements_sha256,
+)
+from engines.processes.locks import wait_for_lock
 from engines.protocol import Progress
 
-MAIN = "main"
-_MARKER = "complete.json"
 _STAGE = "set-up"
-_INSTRUCTION_SETS = (
-    "adx",
-    "aes",
-    "amx",
-    "avx",
-    "bmi",
-    "f16c",
-    "fma",
-    "gfni",
-    "movbe",
-    "sha",
-    "sse",
-    "ssse",
-    "vaes",
-)
 _OTHERS = "Choose one of the other engines."
-
-
-class SetUpError(EngineError):
-    """An environment could not be created; the log has every line."""
-
-    kind = "unavailable"
-
-
-class SetUpCancelledError(EngineError):
-    kind = "cancelled"
-
-
-@dataclass(frozen=True)
-class EnvironmentSpec:
-    """What an isolated environment is made of."""
-
-    name: str
-    title: str
-    requirements: Path
-    pythons: tuple[tuple[int, int], ...]
-    """Python versions it works on, best first."""
-    imports: tuple[str, ...]
-    """Modules that must import for it to count as working."""
-    distributions: tuple[str, ...]
-    """Packages whose versions are worth showing."""
-    disk_bytes: int
-    """Free space wanted before starting, downloads included."""
-    machines: tuple[str, ...] = ("amd64", "x86_64")
-    platforms: tuple[str, ...] = ("win32", "linux")
-    source_package: str | None = None
-    """Package that is built from source where there is no wheel (engines/environments/npu_wheel.py)."""
-
-
-ENVIRONMENTS: tuple[EnvironmentSpec, ...] = (
-    EnvironmentSpec(
-        name="intel-npu",
-        title="Intel NPU Acceleration Library",
-        requirements=Path(__file__).with_name("intel_npu.txt"),
-        pythons=((3, 11), (3, 12)),
-        imports=("intel_npu_acceleration_library", "transformers", "tokenizers", "jinja2", "psutil"),
-        distributions=(
-            "intel-npu-acceleration-library",
-            "neural-compressor",
-            "transformers",
-            "torch",
-            "numpy",
-            "tokenizers",
-        ),
-        disk_bytes=3_000_000_000,
-        source_package="intel-npu-acceleration-library",
-    ),
-)
-
-
-@dataclass(frozen=True)
-class EnvironmentStatus:
-    """How an environment stands: `ready`, `missing`, `outdated`, `broken` or `impossible`."""
-
-    name: str
-    title: str
-    state: str
-    interpreter: Path | None = None
-    python_version: str | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
-    size_bytes: int | None = None
-    set_up_s: float | None = None
-    """How long the set-up took."""
-    reason: str | None = None
-    remedy: str | None = None
-    log_path: Path | None = None
-
-    @property
-    def ready(self) -> bool:
-        return self.state == "ready"
 
 
 class Environments:
@@ -160,7 +78,7 @@ class Environments:
         spec = self._spec(name)
         found = None
         for folder in self._folders(spec):
-            record = _read_marker(folder)
+            record = read_marker(folder)
             if record is None:
                 continue
             found = self._judge(spec, folder, record)
@@ -183,17 +101,15 @@ class Environments:
         Raises UnavailableError when it is impossible here, SetUpError with one clear sentence and the
         remedy when it failed, SetUpCancelledError after `cancelled`. Running it again always finishes the job.
         """
-        from engines.environments.build import Build
-
         spec = self._spec(name)
         cancelled = cancelled or threading.Event()
         with self._exclusive(spec, on_progress, cancelled):
             base = self._base_interpreter(spec)
             folder = self._root / spec.name / environment_key(spec, base)
             build = Build(spec, base, folder, self.log_path(name), on_progress, cancelled)
-            record = _read_marker(folder)
+            record = read_marker(folder)
             if record is None or not self._judge(spec, folder, record).ready or not build.works():
-                _write_marker(folder, build.run())
+                write_marker(folder, build.run())
             for other in self._folders(spec):
                 if other != folder:
                     discard(other)
@@ -291,12 +207,18 @@ class Environments:
         """One set-up of an environment at a time, in this process and among several."""
         lock = self._locks[spec.name]
         waiting = Progress("queue", f"Waiting: {spec.title} is being set up already")
-        _wait_until(lambda: lock.acquire(timeout=0.2), lambda: on_progress(waiting), cancelled)
+        while not lock.acquire(timeout=0.3):
+            on_progress(waiting)
+            _refuse_cancelled(cancelled)
         try:
             self._make_root(spec)
-            with (self._root / f"{spec.name}.lock").open("a+b") as handle:
-                _wait_until(lambda: _try_lock(handle), lambda: on_progress(waiting), cancelled)
-                yield  # the system releases the lock when the file closes, also for a killed process
+
+            def wait() -> None:
+                on_progress(waiting)
+                _refuse_cancelled(cancelled)
+
+            with wait_for_lock(self._root / f"{spec.name}.lock", wait):
+                yield
         finally:
             lock.release()
 
@@ -310,75 +232,6 @@ class Environments:
             ) from error
 
 
-def venv_python(folder: Path) -> Path:
-    """The interpreter inside a virtual environment's folder."""
-    return folder / "Scripts" / "python.exe" if os.name == "nt" else folder / "bin" / "python"
-
-
-def discard(folder: Path) -> None:
-    """Delete an environment, its marker first: what is half deleted must not look finished."""
-    with contextlib.suppress(OSError):
-        (folder / _MARKER).unlink()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def requirements_sha256(spec: EnvironmentSpec) -> str:
-    """Hash of the pins alone: comments and line ends do not rebuild gigabytes."""
-    lines = spec.requirements.read_text(encoding="utf-8").splitlines()
-    pins = [line.split(" #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
-    return hashlib.sha256("\n".join(pins).encode()).hexdigest()
-
-
-def machine_fingerprint(spec: EnvironmentSpec) -> str:
-    """What a build from source depends on: -march=native code runs on the same kind of processor only."""
-    parts = [sys.platform, platform.machine()]
-    if spec.source_package is not None and sys.platform == "linux":
-        with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-            # Only instruction sets: a kernel update adds and removes other flags.
-            parts += sorted(flag for flag in flags if flag.startswith(_INSTRUCTION_SETS))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def environment_key(spec: EnvironmentSpec, base: Interpreter) -> str:
-    """Folder name of an environment: everything that decides its content."""
-    parts = [requirements_sha256(spec), base.executable, base.version_text, machine_fingerprint(spec)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _read_marker(folder: Path) -> Mapping | None:
-    try:
-        record = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _write_marker(folder: Path, record: Mapping) -> None:
-    partial = folder / f"{_MARKER}.partial"
-    partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    partial.replace(folder / _MARKER)
-
-
-def _wait_until(attempt: Callable[[], bool], on_wait: Callable[[], None], cancelled: threading.Event) -> None:
-    while not attempt():
-        on_wait()
-        if cancelled.wait(0.3):
-            raise SetUpCancelledError("The set-up was cancelled.")
-
-
-def _try_lock(handle) -> bool:
-    """Take the system's lock on an open file without waiting."""
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            handle.seek(0)
-            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _refuse_cancelled(cancelled: threading.Event) -> None:
+    if cancelled.is_set():
+        raise SetUpCancelledError("The set-up was cancelled.")

@@ -13,13 +13,13 @@ import importlib.util
 import json
 import os
 import shutil
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
+from engines.toolkit.model_config import read_json, read_safetensors_header
 
 OPENVINO = "openvino"
 ONNXRUNTIME_GENAI = "onnxruntime-genai"
@@ -50,7 +50,6 @@ SOURCE_PATTERNS = (
 """All a conversion or `transformers` reads; everything else in a repository stays where it is."""
 
 _WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".onnx_data")
-_HEADER_LIMIT = 100 * 2**20
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,6 @@ class ModelFacts:
     needs_remote_code: bool
     shapes: Mapping[str, tuple[int, ...]]
     """Tensor name -> shape, from the headers of the files."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder; raises ModelError naming the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path.parent} has no {path.name}.", "Choose a complete model folder.") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.", "Get the file again.") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object.", "Get the file again.")
-    return value
 
 
 def recognise(folder: Path) -> str | None:
@@ -108,32 +94,6 @@ def require_format(folder: Path) -> str:
             "Choose the folder that directly holds these files. Weights in .bin or .gguf files are not supported.",
         )
     return found
-
-
-def read_safetensors_header(path: Path) -> dict[str, Any]:
-    """The JSON header of one file; raises ModelError when the file is cut or is something else."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        prefix = stream.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_HEADER_LIMIT, size):
-            raise ModelError(
-                f"{path.name} is not a safetensors file (no valid header).", "Get the file again."
-            )
-        try:
-            header = json.loads(stream.read(length))
-            ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(
-                f"{path.name} has a damaged safetensors header: {error}.", "Get the file again."
-            ) from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise ModelError(
-            f"{path.name} is damaged: {size:,} bytes where its header promises {expected:,}.",
-            "Get the file again.",
-        )
-    return header
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -54,7 +54,8 @@ from engines.models.steps import (
     expected_facts,
     require_tokenizer,
 )
-from engines.processes.jobs import CancelledError, OnProgress, SharedJobs
+from engines.processes.jobs import CancelledError, OnProgress
+from engines.processes.shared_jobs import SharedJobs
 from engines.protocol import EngineSpec, PreparedModel, Progress, Target
 
 __all__ = ["CancelledError", "ModelLibrary", "Plan"]

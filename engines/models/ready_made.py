@@ -23,7 +23,6 @@ from engines.models.folders import (
     OPENVINO,
     file_sizes,
     hash_json,
-    read_json,
     read_manifest,
     remove_folder,
     take_prompt_files,
@@ -31,6 +30,7 @@ from engines.models.folders import (
     write_json,
 )
 from engines.protocol import EngineSpec, Target
+from engines.toolkit.model_config import read_json
 
 CONVERTER = "prebuilt"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from engines.engine import EngineError, ModelError, OutOfMemoryError
 from engines.protocol import Progress
+from engines.toolkit.private_pipes import take_over_stdio
 
 PROJECT = Path(__file__).resolve().parents[2]
 _POLL_S = 0.1
@@ -148,15 +149,7 @@ class ChildEnd:
     """What a child module uses: reads the job, reports, and watches for the end of the parent."""
 
     def __init__(self, on_orphaned: Callable[[], None] = lambda: None):
-        # Libraries print to stdout; the answers need a descriptor of their own.
-        self._answers = os.fdopen(os.dup(1), "wb", buffering=0)
-        os.dup2(2, 1)
-        self._commands = os.fdopen(os.dup(0), "rb")
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        if os.name == "nt":
-            _set_windows_handles()
+        self._commands, self._answers = take_over_stdio()
         self._lock = threading.Lock()
         self._on_orphaned = on_orphaned
         if hasattr(os, "nice"):
@@ -186,114 +179,3 @@ class ChildEnd:
             self._on_orphaned()
         finally:
             os._exit(1)
-
-
-def _set_windows_handles() -> None:
-    """On Windows a thread blocked on piped stdin can hang an import (numpy#24290), so native code sees no pipe."""
-    import ctypes
-    import msvcrt
-
-    for number, descriptor in ((-10, 0), (-11, 1)):  # STD_INPUT_HANDLE, STD_OUTPUT_HANDLE
-        ctypes.windll.kernel32.SetStdHandle(number, msvcrt.get_osfhandle(descriptor))
-
-
-class FileLock:
-    """A lock between processes, released by the system when its holder dies."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
-
-    def try_acquire(self) -> bool:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                self._file.seek(0)
-                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
-
-    def close(self) -> None:
-        self._file.close()
-
-
-# --- one job, several askers -------------------------------------------------------------------------------
-
-
-class _Shared:
-    def __init__(self) -> None:
-        self.waiters: dict[object, OnProgress] = {}
-        self.cancelled = threading.Event()
-        self.done = threading.Event()
-        self.last: Progress | None = None
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
-class SharedJobs:
-    """Callers that want the same thing at the same time share one job; it is stopped when all of them gave up."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._jobs: dict[str, _Shared] = {}
-
-    def run(
-        self,
-        key: str,
-        work: Callable[[OnProgress, threading.Event], Any],
-        on_progress: OnProgress,
-        cancelled: threading.Event,
-    ) -> Any:
-        """Do `work`, or join the caller who is doing it; raises what the work raised, or CancelledError."""
-        waiter = object()
-        while True:
-            with self._lock:
-                job = self._jobs.get(key)
-                if job is None:
-                    job = self._jobs[key] = _Shared()
-                    threading.Thread(target=self._work, args=(key, job, work), daemon=True).start()
-                if not job.cancelled.is_set():
-                    job.waiters[waiter] = on_progress
-                    break
-            job.done.wait()  # an abandoned job is still winding down; then start afresh
-        if job.last is not None:
-            on_progress(job.last)
-        while not job.done.wait(_POLL_S):
-            if cancelled.is_set():
-                self._leave(job, waiter)
-                raise CancelledError("Stopped.")
-        if job.error is not None:
-            raise job.error
-        return job.result
-
-    def _leave(self, job: _Shared, waiter: object) -> None:
-        with self._lock:
-            job.waiters.pop(waiter, None)
-            last_one = not job.waiters
-            if last_one:
-                job.cancelled.set()
-        if last_one:
-            job.done.wait()
-
-    def _work(self, key: str, job: _Shared, work: Callable[[OnProgress, threading.Event], Any]) -> None:
-        def report(progress: Progress) -> None:
-            job.last = progress
-            with self._lock:
-                listeners = list(job.waiters.values())
-            for listener in listeners:
-                listener(progress)
-
-        try:
-            job.result = work(report, job.cancelled)
-        except BaseException as error:  # noqa: BLE001 — handed to every waiter
-            job.error = error
-        finally:
-            with self._lock:
-                self._jobs.pop(key, None)
-            job.done.set()

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,31 +23,27 @@ from engines.engine import EngineError, UnavailableError
 from engines.hardware import available_memory_bytes
 from engines.protocol import (
     Availability,
-    Cancel,
     EngineSpec,
     Event,
     Failed,
     Finished,
-    Generate,
-    GenerationRequest,
     Load,
     Loaded,
     PreparedModel,
     Progress,
     Target,
 )
+from engines.runtime.lease import Lease, Slot
 from engines.runtime.prober import InterpreterSource, Prober
 from engines.runtime.worker_process import WorkerProcess
 
 KEEP_ALIVE_S = 300.0
-CANCEL_TIMEOUT_S = 10.0
 CRASHES_UNTIL_BLOCKED = 2
 MEMORY_SHARE = 0.9
 """Share of the available memory that loading a target may take."""
 _LIBRARY_BYTES = 400_000_000
 """What an inference library takes beside the weights; the start of an estimate, replaced by what is measured."""
 
-OnEvent = Callable[[Event], None]
 OnProgress = Callable[[Progress], None]
 
 
@@ -85,88 +81,6 @@ class TargetState:
     users: int = 0
 
 
-@dataclass
-class _Slot:
-    """Everything about one target. `lock` guards the fields; the two others order loading and generating."""
-
-    target: Target
-    log_path: Path
-    load_lock: threading.Lock = field(default_factory=threading.Lock)
-    run_lock: threading.Lock = field(default_factory=threading.Lock)
-    worker: WorkerProcess | None = None
-    model: PreparedModel | None = None
-    loaded: Loaded | None = None
-    phase: str = "absent"
-    progress: Progress | None = None
-    failure: Failed | None = None
-    users: int = 0
-    crashes: int = 0
-    last_used: float = 0.0
-    reserved_bytes: int = 0
-    peak_rss_bytes: int | None = None
-    on_event: OnEvent | None = None
-
-    @property
-    def idle(self) -> bool:
-        return self.worker is not None and self.users == 0
-
-
-class Lease:
-    """The right to use a loaded target; several leases of one target take turns generating."""
-
-    def __init__(self, manager: EngineManager, slot: _Slot):
-        self._manager, self._slot = manager, slot
-        self._cancelled: set[str] = set()
-        self.loaded: Loaded = slot.loaded
-        self.model: PreparedModel = slot.model
-
-    def generate(self, run_id: str, request: GenerationRequest, on_event: OnEvent) -> Finished | Failed:
-        """Run one generation; events reach `on_event` on the worker's reader thread. Never raises."""
-        slot, outcome, done = self._slot, [], threading.Event()
-
-        def listen(event: Event) -> None:
-            if isinstance(event, (Finished, Failed)):
-                outcome.append(replace(event, run_id=run_id))
-                done.set()
-            else:
-                on_event(event)
-
-        with slot.run_lock:
-            worker = slot.worker
-            if worker is None or not worker.alive:
-                return Failed(
-                    "crashed", "The worker process ended before the prompt reached it.", run_id=run_id
-                )
-            slot.on_event, slot.phase = listen, "busy"
-            worker.send(Generate(run_id, request))
-            if run_id in self._cancelled:
-                worker.send(Cancel(run_id))
-            self._wait(run_id, worker, done, outcome)
-            slot.on_event = None
-            self._manager.note_outcome(slot, outcome[0])
-        return outcome[0]
-
-    def _wait(
-        self, run_id: str, worker: WorkerProcess, done: threading.Event, outcome: list[Finished | Failed]
-    ) -> None:
-        clock, deadline = self._manager.clock, None
-        while not done.wait(0.1):
-            if deadline is None and run_id in self._cancelled:
-                deadline = clock() + CANCEL_TIMEOUT_S
-            if deadline is not None and clock() > deadline:
-                worker.stop(grace_s=0.5)
-                message = f"The worker did not stop within {CANCEL_TIMEOUT_S:.0f} s and was ended."
-                outcome.append(Failed("hung", message, "The next prompt starts it afresh.", run_id=run_id))
-                return
-
-    def cancel(self, run_id: str) -> None:
-        """Stop a generation, running or still waiting its turn; returns at once."""
-        self._cancelled.add(run_id)
-        worker = self._slot.worker
-        if worker is not None:
-            worker.send(Cancel(run_id))
-
-
 class EngineManager:
     """Owns every worker process of the app. Thread-safe."""
 
@@ -185,13 +99,13 @@ class EngineManager:
         memory_share: float = MEMORY_SHARE,
     ):
         """`remembered_peak`: the last measured peak RSS of a target in bytes, from the log."""
-        self.clock = clock
+        self._clock = clock
         self.specs = {spec.name: spec for spec in specs}
         self.keep_alive_s = keep_alive_s
         self._data_dir, self._library, self._environments = data_dir, library, environments
         self._remembered_peak, self._available_memory = remembered_peak, available_memory
         self._start_worker, self._memory_share = start_worker, memory_share
-        self._slots: dict[Target, _Slot] = {}
+        self._slots: dict[Target, Slot] = {}
         self._lock = threading.RLock()
         self._prober = Prober(self.specs, environments, start_worker, data_dir / "logs")
         self._closed = threading.Event()
@@ -253,11 +167,11 @@ class EngineManager:
             slot.users += 1
         try:
             self._ensure_loaded(slot, on_progress, cancelled)
-            yield Lease(self, slot)
+            yield Lease(slot, self._clock, self._note_outcome)
         finally:
             with self._lock:
                 slot.users -= 1
-                slot.last_used = self.clock()
+                slot.last_used = self._clock()
 
     def unload(self, target: Target) -> bool:
         """End the worker of a target; False when it is in use."""
@@ -288,7 +202,7 @@ class EngineManager:
             list(pool.map(lambda worker: worker.stop(grace_s=1.0), workers))
         self._prober.shutdown()
 
-    def note_outcome(self, slot: _Slot, outcome: Finished | Failed) -> None:
+    def _note_outcome(self, slot: Slot, outcome: Finished | Failed) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""
         with self._lock:
             if isinstance(outcome, Finished):
@@ -303,16 +217,16 @@ class EngineManager:
 
     # --- loading ---------------------------------------------------------------------------------------
 
-    def _slot(self, target: Target) -> _Slot:
+    def _slot(self, target: Target) -> Slot:
         with self._lock:
             if target not in self._slots:
-                self._slots[target] = _Slot(target, self._log_path(_file_name(target)))
+                self._slots[target] = Slot(target, self._log_path(_file_name(target)))
             return self._slots[target]
 
     def _log_path(self, name: str) -> Path:
         return self._data_dir / "logs" / f"{name}.log"
 
-    def _ensure_loaded(self, slot: _Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
+    def _ensure_loaded(self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
         while not slot.load_lock.acquire(timeout=0.1):  # somebody else is loading it: share what they see
             if cancelled.is_set():
                 raise EngineFailure(_cancelled())
@@ -327,7 +241,7 @@ class EngineManager:
         finally:
             slot.load_lock.release()
 
-    def _load(self, slot: _Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
+    def _load(self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
         def report(progress: Progress) -> None:
             slot.progress = progress
             on_progress(progress)
@@ -345,7 +259,7 @@ class EngineManager:
         finally:
             slot.reserved_bytes, slot.progress = 0, None
 
-    def _load_with_room(self, slot: _Slot, report: OnProgress, cancelled: threading.Event) -> None:
+    def _load_with_room(self, slot: Slot, report: OnProgress, cancelled: threading.Event) -> None:
         spec = self._spec(slot.target)
         interpreter = self._environments.interpreter(spec.environment)
         if not self._library.is_ready(slot.target, spec):
@@ -380,7 +294,7 @@ class EngineManager:
 
     def _load_worker(
         self,
-        slot: _Slot,
+        slot: Slot,
         spec: EngineSpec,
         interpreter: Path,
         report: OnProgress,
@@ -420,7 +334,7 @@ class EngineManager:
             slot.peak_rss_bytes = slot.loaded.peak_rss_bytes
             slot.phase = "ready"
 
-    def _route(self, slot: _Slot, worker: WorkerProcess, event: Event) -> None:
+    def _route(self, slot: Slot, worker: WorkerProcess, event: Event) -> None:
         """Hand an event to whoever waits for it; a crash in idleness has nobody waiting."""
         listener = slot.on_event
         if listener is not None:
@@ -430,7 +344,7 @@ class EngineManager:
                 if slot.worker is worker:
                     self._book_crash(slot, event)
 
-    def _book_crash(self, slot: _Slot, failed: Failed) -> None:
+    def _book_crash(self, slot: Slot, failed: Failed) -> None:
         slot.crashes += 1
         slot.worker = slot.loaded = None
         slot.phase = "failed"
@@ -442,7 +356,7 @@ class EngineManager:
                 remedy="It is not started again by itself: read the log, then press Retry.",
             )
 
-    def _note_load_failure(self, slot: _Slot, failed: Failed) -> None:
+    def _note_load_failure(self, slot: Slot, failed: Failed) -> None:
         with self._lock:
             if failed.kind == "crashed":
                 self._book_crash(slot, failed)
@@ -453,7 +367,7 @@ class EngineManager:
 
     # --- memory ----------------------------------------------------------------------------------------
 
-    def _need_bytes(self, slot: _Slot) -> int:
+    def _need_bytes(self, slot: Slot) -> int:
         """Last measured peak of the target, else an estimate from its weight files."""
         remembered = slot.peak_rss_bytes or self._remembered_peak(slot.target)
         if remembered:
@@ -462,7 +376,7 @@ class EngineManager:
             return slot.model.estimated_peak_bytes
         return _LIBRARY_BYTES + (slot.model.weight_bytes or 0) * 5 // 4
 
-    def _budget_bytes(self, but: _Slot) -> int:
+    def _budget_bytes(self, but: Slot) -> int:
         """What may be taken now, less what targets being loaded have still to take."""
         promised = sum(
             max(0, slot.reserved_bytes - ((slot.worker.rss_bytes() or 0) if slot.worker else 0))
@@ -471,7 +385,7 @@ class EngineManager:
         )
         return int(self._available_memory() * self._memory_share) - promised
 
-    def _make_room(self, slot: _Slot, need: int) -> None:
+    def _make_room(self, slot: Slot, need: int) -> None:
         """Evict idle workers, least recently used first, until `need` bytes fit; raises EngineFailure if never."""
         with self._lock:
             idle = sorted((s for s in self._slots.values() if s.idle), key=lambda s: s.last_used)
@@ -498,14 +412,14 @@ class EngineManager:
             worker.stop()
         return bool(workers)
 
-    def _detach(self, slot: _Slot, phase: str) -> WorkerProcess:
+    def _detach(self, slot: Slot, phase: str) -> WorkerProcess:
         worker, slot.worker, slot.loaded, slot.phase = slot.worker, None, None, phase
         return worker
 
     def _end_idle_workers(self) -> None:
         while not self._closed.wait(min(5.0, max(0.05, self.keep_alive_s / 4))):
             with self._lock:
-                oldest = self.clock() - self.keep_alive_s
+                oldest = self._clock() - self.keep_alive_s
                 workers = [
                     self._detach(slot, "absent")
                     for slot in self._slots.values()

@@ -17,7 +17,7 @@ LEAST_TOKENS = 16
 def reusable_tokens(kept: Sequence[int], prompt: Sequence[int], switch: int | None = None) -> int:
     """Length of the longest common prefix of `kept` and `prompt`: 0, or LEAST_TOKENS to `len(prompt) - 1`.
 
-    `switch` is the length above which the model's position factors change (`loading.rope_switch`): nothing is
+    `switch` is the length above which the model's position factors change (`model_config.rope_switch`): nothing is
     reusable when what is kept and the prompt lie on different sides of it.
     """
     if switch is not None and (len(kept) > switch) != (len(prompt) > switch):

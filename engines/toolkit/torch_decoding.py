@@ -33,7 +33,7 @@ def decode(
 
     `forward(ids, cached)` returns the logits after the last of `ids`, shape (1, vocab), given that the KV cache holds
     the first `cached` of them. `switch` is the length above which the model's position factors change
-    (`loading.rope_switch`): what was cached below it is of no use above.
+    (`model_config.rope_switch`): what was cached below it is of no use above.
     """
     import torch
 

@@ -48,6 +48,9 @@ from engines.protocol import (
     decode,
     encode,
 )
+from engines.toolkit.library_errors import is_memory_error
+from engines.toolkit.private_pipes import take_over_stdio
+from engines.toolkit.process_facts import memory_bytes
 from engines.worker.prompt import PromptEncoder, TextStream, prompt_sha256
 
 WARM_UP_PROMPT = "Say hello to everyone who is waiting for the first word."
@@ -58,59 +61,8 @@ DISTRIBUTIONS = (
     *("transformers", "torch", "tokenizers", "numpy", "intel-npu-acceleration-library"),
 )
 """Distributions whose versions are kept with every number, where installed."""
-_OUT_OF_MEMORY = ("out of memory", "bad_alloc", "bad allocation", "failed to allocate", "not enough memory")
 _LOOP_WINDOW = 48
 """A reply whose last so many tokens are at most three different ones is going round in circles."""
-
-
-def take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
-    """Move the protocol to private descriptors; 0 becomes the null device and 1 goes to stderr, the log.
-
-    On Windows a thread blocked on a piped stdin can hang an import (numpy#24290), and a library's printf must
-    not land between two protocol lines anywhere.
-    """
-    if os.name == "nt":
-        import msvcrt
-
-        for descriptor in (0, 1):
-            msvcrt.setmode(descriptor, os.O_BINARY)
-    commands = os.fdopen(os.dup(0), "rb")
-    events = os.fdopen(os.dup(1), "wb", buffering=0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
-    if os.name == "nt":
-        _set_windows_handles()
-    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as the process
-    sys.stdout = sys.stderr
-    return commands, events
-
-
-def _set_windows_handles() -> None:
-    import ctypes
-    import msvcrt
-
-    for number, descriptor in ((-10, 0), (-11, 1)):  # STD_INPUT_HANDLE, STD_OUTPUT_HANDLE
-        ctypes.windll.kernel32.SetStdHandle(number, msvcrt.get_osfhandle(descriptor))
-
-
-def memory_bytes() -> tuple[int | None, int | None]:
-    """Resident set size of this process now and at its peak."""
-    try:
-        # Not getrusage: its maximum starts with what the forking parent had resident.
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:  # noqa: PTH123
-            fields = dict(line.split(":", 1) for line in status if line.startswith(("VmRSS", "VmHWM")))
-        return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        import psutil
-
-        info = psutil.Process().memory_info()
-        return info.rss, getattr(info, "peak_wset", None)
-    except ImportError:
-        return None, None
 
 
 def installed_versions() -> dict[str, str]:
@@ -128,7 +80,7 @@ def failure(error: BaseException, run_id: str | None = None) -> Failed:
     if isinstance(error, EngineError):
         return Failed(error.kind, str(error), error.remedy, details, run_id=run_id)
     text = str(error).strip() or type(error).__name__
-    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in _OUT_OF_MEMORY):
+    if is_memory_error(error):
         remedy = "Unload other models, choose int4, or close other programs."
         return Failed("memory", f"Out of memory: {_first_line(text)}", remedy, details, run_id=run_id)
     return Failed("error", f"{type(error).__name__}: {_first_line(text)}", None, details, run_id=run_id)

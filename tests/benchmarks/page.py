@@ -51,7 +51,8 @@ def serve(data_dir: str, turns: int, pipe) -> None:
     from storage.store import Store
     from tests.benchmarks import steady_engine
     from ui.chat.run_view import RunFold
-    from ui.chat.turns import Settings, Turns
+    from ui.chat.settings import Settings
+    from ui.chat.turns import Turns
     from ui.page import build
     from ui.theme import launch_options
 

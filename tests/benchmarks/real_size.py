@@ -27,7 +27,7 @@ from engines.models.library import ModelLibrary  # noqa: E402
 from engines.models.model_names import DEMO_FOLDER  # noqa: E402
 from engines.protocol import GenerationRequest, Message, Target  # noqa: E402
 from engines.runtime.manager import EngineFailure, EngineManager  # noqa: E402
-from tests.models.shapes import phi3_shapes, write_random  # noqa: E402
+from tests.engines.models.shapes import phi3_shapes, write_random  # noqa: E402
 
 TOLERANCE = 0.25
 SIXTEEN_GB_PC = 13_500_000_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ui.compare_driver import Driver, panels_setting
+from tests.ui.compare.driver import Driver, panels_setting
 from tests.ui.conftest import serve_page
 
 PANELS = (

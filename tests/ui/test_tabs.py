@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers.worlds import ECHO
 from tests.ui.accessibility import serious
-from ui.chat.turns import Settings
+from ui.chat.settings import Settings
 
 TABS = ("Compare", "History", "Trends", "Models", "System")
 

@@ -17,8 +17,9 @@ from engines.protocol import Failed, Target
 from storage.records import Run as LoggedRun
 from storage.records import Turn as LoggedTurn
 from storage.store import Store, StoreError
+from ui.chat.live_turn import LiveTurn
 from ui.chat.run_view import RunView
-from ui.chat.turns import LiveTurn, Turns
+from ui.chat.turns import Turns
 
 log = logging.getLogger(__name__)
 

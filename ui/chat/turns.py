@@ -12,13 +12,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from engines.protocol import Failed, GenerationRequest, Message, Progress, Target
-from engines.runtime.manager import EngineFailure, EngineManager, Lease
+from engines.runtime.manager import EngineFailure, EngineManager
 from storage.store import Store, StoreError
-from ui.chat.run_view import RunFold, RunView
+from ui.chat.live_turn import LiveRun, LiveTurn
+from ui.chat.run_view import RunFold
+from ui.chat.settings import Settings
 
 SAVE_EVERY_S = 0.7
 """How often a growing reply is saved: a kill -9 may lose at most one second of it."""
@@ -30,95 +32,6 @@ KEPT_CONVERSATIONS = 200
 
 class TurnError(ValueError):
     """The prompt or the panels cannot be taken as they are; the message is for the person."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Generation settings of a turn; None: the engine's neutral value."""
-
-    system_prompt: str | None = None
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-
-    def request(self, messages: Sequence[Message], continue_reply: bool = False) -> GenerationRequest:
-        """The generation request for a chat under these settings."""
-        fields = asdict(self)
-        system_prompt = fields.pop("system_prompt")
-        system = (Message("system", system_prompt),) if system_prompt else ()
-        return GenerationRequest((*system, *messages), continue_reply=continue_reply, **fields)
-
-
-class LiveRun:
-    """One target's generation for one turn, in this process."""
-
-    def __init__(self, fold: RunFold, panel: int, target: Target, attempt: int):
-        self.panel, self.target, self.attempt = panel, target, attempt
-        self.run_id: str = uuid.uuid4().hex
-        self.logged = False
-        """Whether the log has a row for it."""
-        self.fold = fold
-        self.done = threading.Event()
-        self.cancelled = threading.Event()
-        self._lease: Lease | None = None
-        self._lock = threading.Lock()
-
-    def view(self) -> RunView:
-        return self.fold.view()
-
-    def hold(self, lease: Lease | None) -> None:
-        with self._lock:
-            self._lease = lease
-            stop_now = lease is not None and self.cancelled.is_set()
-        if stop_now:
-            lease.cancel(self.run_id)
-
-    def stop(self) -> None:
-        """Ask the run to stop, whatever it is doing; returns at once."""
-        with self._lock:
-            self.cancelled.set()
-            lease = self._lease
-        if lease is not None:
-            lease.cancel(self.run_id)
-
-
-class LiveTurn:
-    """One prompt sent to N targets."""
-
-    def __init__(self, conversation_id: str, turn_id: str, prompt: str, mode: str, settings: Settings):
-        self.conversation_id, self.turn_id = conversation_id, turn_id
-        self.prompt, self.mode, self.settings = prompt, mode, settings
-        self.runs: tuple[LiveRun, ...] = ()
-        """The latest run of each panel, in panel order."""
-
-    @property
-    def done(self) -> bool:
-        return all(run.done.is_set() for run in self.runs)
-
-    def run_of(self, panel: int) -> LiveRun | None:
-        return next((run for run in self.runs if run.panel == panel), None)
-
-    def stop(self, panel: int | None = None) -> None:
-        """Stop one panel's run, or all."""
-        for run in self.runs:
-            if panel is None or run.panel == panel:
-                run.stop()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until every run is done; False when `timeout` seconds were not enough."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        for run in self.runs:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not run.done.wait(left):
-                return False
-        return True
-
-    def replace_run(self, run: LiveRun) -> None:
-        others = [other for other in self.runs if other.panel != run.panel]
-        self.runs = tuple(sorted((*others, run), key=lambda r: r.panel))
 
 
 class Turns:

@@ -10,7 +10,8 @@ import time
 from typing import Any
 
 from engines.engine import EngineError
-from engines.environments.environments import ENVIRONMENTS, Environments, EnvironmentStatus
+from engines.environments.environments import Environments
+from engines.environments.spec import ENVIRONMENTS, EnvironmentStatus
 from engines.protocol import Progress
 
 

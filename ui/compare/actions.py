@@ -14,7 +14,8 @@ from typing import Any
 from engines.protocol import Target
 from ui import format as fmt
 from ui.chat.conversations import TalkTurn
-from ui.chat.turns import Settings, TurnError
+from ui.chat.settings import Settings
+from ui.chat.turns import TurnError
 from ui.compare.browser_tab import PANELS, Desk, Notice, Page, panels_from_json, panels_to_json
 
 STOP_PATIENCE_S = 3.0

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engines.engine import EngineError
-from engines.environments.environments import Environments, EnvironmentStatus, SetUpCancelledError
+from engines.environments.environments import Environments
+from engines.environments.spec import EnvironmentStatus, SetUpCancelledError
 from engines.protocol import Availability, Progress
 
 _LOG_TAIL_BYTES = 20_000

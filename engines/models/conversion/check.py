@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
-from engines.models.folders import ONNXRUNTIME_GENAI, OPENVINO, read_json
+from engines.models.folders import ONNXRUNTIME_GENAI, OPENVINO
+from engines.toolkit.model_config import read_json
 
 
 def check_converted(folder: Path, recipe: Mapping[str, Any]) -> None:

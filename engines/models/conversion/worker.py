@@ -32,8 +32,10 @@ from engines.models.folders import (
     total_weight_bytes,
     write_json,
 )
-from engines.processes.jobs import ChildEnd, FileLock
-from engines.worker.worker import memory_bytes
+from engines.processes.jobs import ChildEnd
+from engines.processes.locks import wait_for_lock
+from engines.toolkit.library_errors import is_memory_error
+from engines.toolkit.process_facts import memory_bytes
 
 _POLL_S = 0.5
 
@@ -56,16 +58,21 @@ def main() -> int:
         child.error("There was not enough memory for the conversion.", _remedy(job), "memory")
     except BaseException as error:  # noqa: BLE001 — the libraries raise anything, SystemExit included
         traceback.print_exc()
-        child.error(_explain(error, job), _remedy(job), "memory" if _is_memory(error) else "model")
+        child.error(_explain(error, job), _remedy(job), "memory" if is_memory_error(error) else "model")
     return 0
 
 
 def _make(job: Mapping[str, Any], child: ChildEnd) -> dict[str, Any]:
     folder, temporary = Path(job["folder"]), Path(job["temporary"])
-    lock = FileLock(Path(job["models_dir"]) / "conversion.lock")
-    while not lock.try_acquire():
+
+    def waiting() -> None:
         child.progress("queue", "Waiting for another conversion to end")
-        time.sleep(_POLL_S)
+
+    with wait_for_lock(Path(job["models_dir"]) / "conversion.lock", waiting, _POLL_S):
+        return _make_alone(job, child, folder, temporary)
+
+
+def _make_alone(job: Mapping[str, Any], child: ChildEnd, folder: Path, temporary: Path) -> dict[str, Any]:
     _sweep(Path(job["models_dir"]))
     manifest = read_manifest(folder)
     if manifest is not None and damage(folder, manifest["files"]) is None:
@@ -244,11 +251,6 @@ def _explain(error: BaseException, job: Mapping[str, Any]) -> str:
     if len(reason) > 400:
         reason = reason[:400] + "…"
     return f"{job['model']} could not be converted to {job['recipe']['format']}: {reason}"
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return "bad allocation" in text or "bad_alloc" in text or "can't allocate memory" in text
 
 
 def _remedy(job: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.models.download.hub_cache import place_blob
-from engines.processes.jobs import ChildEnd, FileLock
+from engines.processes.jobs import ChildEnd
+from engines.processes.locks import wait_for_lock
 
 _ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
@@ -206,10 +207,15 @@ class _Fetch:
 
     def run(self) -> Path:
         self._blobs.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._root.parent / ".locks" / self._root.name / "backend-arena.lock")
-        while not lock.try_acquire():
+
+        def waiting() -> None:
             self._child.progress("download", "Another program is downloading this model")
-            time.sleep(0.5)
+
+        path = self._root.parent / ".locks" / self._root.name / "backend-arena.lock"
+        with wait_for_lock(path, waiting, 0.5):
+            return self._run_alone()
+
+    def _run_alone(self) -> Path:
         if not self._child.job["override"]:
             self._check_disk()
         here = [file for file in self._files if self._is_here(file)]

@@ -15,17 +15,12 @@ import psutil
 import pytest
 
 from engines.engine import UnavailableError
-from engines.environments.environments import (
-    ENVIRONMENTS,
-    Environments,
-    EnvironmentSpec,
-    SetUpCancelledError,
-    SetUpError,
-)
+from engines.environments.environments import Environments
 from engines.environments.interpreters import find_interpreter
+from engines.environments.spec import ENVIRONMENTS, EnvironmentSpec, SetUpCancelledError, SetUpError
 from engines.processes import guarded
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = sys.version_info[:2]
 NOWHERE = "http://127.0.0.1:9/simple"
 SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -256,7 +251,7 @@ def test_cancel_leaves_nothing(small, tmp_path):
 def test_killed_half_way_again_finishes(small, tmp_path):
     script = (
         "import sys; from pathlib import Path; from engines.environments.environments import Environments\n"
-        "from tests.npu.test_environments import small_spec\n"
+        "from tests.engines.environments.test_environments import small_spec\n"
         "folder = Path(sys.argv[1])\n"
         "Environments(folder / 'data', specs=(small_spec(folder),)).create('small', lambda progress: None)"
     )

@@ -8,7 +8,7 @@ import pytest
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.protocol import EngineSpec
-from tests.models.hub_server import FakeHub, serving
+from tests.engines.models.hub_server import FakeHub, serving
 
 OPENVINO = EngineSpec("openvino-genai", "OpenVINO GenAI", "unused", model_format="openvino")
 ONNX = EngineSpec("onnxruntime-genai", "ONNX Runtime GenAI", "unused", model_format="onnxruntime-genai")

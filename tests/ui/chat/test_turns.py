@@ -14,7 +14,8 @@ from engines.protocol import Target
 from engines.runtime.worker_process import PROJECT_ROOT
 from storage.store import Store
 from tests.helpers.worlds import ECHO, SLOW_ECHO, bad, manager_on
-from ui.chat.turns import Settings, TurnError, Turns
+from ui.chat.settings import Settings
+from ui.chat.turns import TurnError, Turns
 
 MACHINE = {"name": "test machine", "processor": "x"}
 LONG = Settings(max_new_tokens=400)

@@ -6,7 +6,7 @@ from playwright.sync_api import expect
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from storage.store import Store
-from tests.ui.compare_driver import Driver
+from tests.ui.compare.driver import Driver
 from ui.chat.turns import Turns
 from ui.page import build
 from ui.theme import launch_options

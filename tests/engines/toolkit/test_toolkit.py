@@ -3,7 +3,8 @@
 import pytest
 
 from engines.toolkit.kv_cache import LEAST_TOKENS, reusable_tokens
-from engines.toolkit.loading import context_tokens, first_sentence, rope_switch
+from engines.toolkit.library_errors import first_sentence
+from engines.toolkit.model_config import context_tokens, rope_switch
 
 KEPT = list(range(100, 160))
 

@@ -22,7 +22,7 @@ from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.processes.jobs import CancelledError
 from engines.protocol import Target
-from tests.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
+from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
 
 DEMO_OPENVINO = Target("openvino-genai", "CPU", "int4")
 DEMO_ONNX = Target("onnxruntime-genai", "CPU", "int4")
@@ -275,7 +275,7 @@ import sys, threading
 from pathlib import Path
 from engines.models.library import ModelLibrary
 from engines.protocol import Target
-from tests.models.conftest import OPENVINO
+from tests.engines.models.conftest import OPENVINO
 library = ModelLibrary(Path(sys.argv[1]))
 target = Target("openvino-genai", "CPU", "int8", sys.argv[2])
 library.prepare(target, OPENVINO, lambda progress: print(progress.text, flush=True), threading.Event())

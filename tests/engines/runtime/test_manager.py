@@ -193,7 +193,7 @@ def test_a_worker_killed_in_idleness_is_started_afresh(make_manager, children):
 
 
 def test_a_worker_that_ignores_cancel_is_ended(make_manager, children, monkeypatch):
-    monkeypatch.setattr("engines.runtime.manager.CANCEL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("engines.runtime.lease.CANCEL_TIMEOUT_S", 1.0)
     manager = make_manager()
     with manager.lease(bad("ignore-cancel")) as lease:
         threading.Timer(0.3, lease.cancel, ["r"]).start()

@@ -7,8 +7,8 @@ from playwright.sync_api import expect
 
 from engines.protocol import Target
 from tests.ui.accessibility import serious
-from tests.ui.compare_driver import Driver, panels_setting, words
-from ui.chat.turns import Settings
+from tests.ui.compare.driver import Driver, panels_setting, words
+from ui.chat.settings import Settings
 
 HOSTILE = (
     "<script>window.hacked = 1</script> <img src=x onerror='window.hacked = 1'> "

@@ -11,8 +11,8 @@ from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.processes.jobs import CancelledError
 from engines.protocol import Target
-from tests.models.conftest import PLAIN, REPOSITORY, Watcher
-from tests.models.hub_server import Fault
+from tests.engines.models.conftest import PLAIN, REPOSITORY, Watcher
+from tests.engines.models.hub_server import Fault
 
 TARGET = Target("transformers", "CPU", "fp32", REPOSITORY)
 WEIGHTS = DEMO_FOLDER / "model.safetensors"
@@ -203,7 +203,7 @@ def test_a_full_disk_is_said_before_the_download(hub, fresh, tmp_path):
     hub.add("arena/huge", huge)
     real = hub.files
 
-    from tests.models import hub_server
+    from tests.engines.models import hub_server
 
     original = hub_server._sibling
 

@@ -17,7 +17,7 @@ from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER, resolve
 from engines.models.plan import Plan
 from engines.protocol import Target
-from tests.models.conftest import ONNX, OPENVINO, PLAIN, REPOSITORY, Watcher
+from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, REPOSITORY, Watcher
 from ui.cli import models as models_cli
 
 TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
@@ -120,7 +120,7 @@ def test_phi3_mini_on_a_16_gb_pc_is_refused_for_onnx_and_allowed_for_openvino(tm
 
 def make_hollow_phi3(folder: Path) -> None:
     """Phi-3-mini by its headers; the weights are a hole in the file and take no space."""
-    from tests.models.shapes import phi3_shapes, write_hollow
+    from tests.engines.models.shapes import phi3_shapes, write_hollow
 
     folder.mkdir()
     config = json.loads((DEMO_FOLDER / "config.json").read_text())

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import expect
 
-from tests.ui.compare_driver import OPTION, Driver, panels_setting, words
+from tests.ui.compare.driver import OPTION, Driver, panels_setting, words
 from tests.ui.conftest import serve_page
 
 SLOW = "5"

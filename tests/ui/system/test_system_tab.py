@@ -1,4 +1,4 @@
-"""The System tab in a real browser: what the engines say, and an environment set up by its button."""
+"""The System tab in a real chromium: what the engines say, and an environment set up by its button."""
 
 import re
 import threading
@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from engines.environments.environments import Environments
 from engines.protocol import Availability, DeviceStatus
-from tests.npu.test_environments import no_network, small_spec
+from tests.engines.environments.test_environments import no_network, small_spec
 from ui.system import tab as system_tab
 from ui.theme import launch_options
 
@@ -52,11 +52,11 @@ def answers() -> Answers:
 
 
 @pytest.fixture(scope="module")
-def page(place, answers, browser):
+def page(place, answers, chromium):
     with gr.Blocks(analytics_enabled=False) as demo:
         system_tab.build(answers, Environments(place / "data", specs=(small_spec(place),)))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page = chromium.new_page(viewport={"width": 1200, "height": 900})
     page.goto(url)
     yield page
     page.close()

@@ -1,0 +1,36 @@
+"""Everything the app owns, built once and handed to the page and to the commands."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.environments.environments import Environments
+from engines.models.library import ModelLibrary
+from engines.runtime.manager import EngineManager
+from storage.store import Store
+from ui.chat.turns import Turns
+
+
+@dataclass
+class Arena:
+    """Everything the app owns, built once."""
+
+    data_dir: Path
+    store: Store
+    library: ModelLibrary
+    environments: Environments
+    manager: EngineManager
+    turns: Turns
+
+    def close(self) -> None:
+        self.turns.stop_everything()
+        self.manager.shutdown()
+        self.store.close()
+
+
+OpenArena = Callable[[argparse.Namespace], AbstractContextManager[Arena]]
+"""Opens the app's parts for as long as a command runs; every worker is gone afterwards."""

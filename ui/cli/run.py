@@ -1,0 +1,161 @@
+"""`python app.py run`: send one prompt to some targets, as the page does, and print what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+from engines.protocol import DEMO_MODEL, Target
+from ui.arena import OpenArena
+from ui.chat.live_turn import LiveTurn
+from ui.chat.run_view import RunView
+from ui.chat.settings import Settings
+
+_FAILED = 1
+
+
+def _run(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
+    """Send one prompt to some targets, as the page does, and print what came of it."""
+    settings = Settings(
+        system_prompt=arguments.system,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        top_k=arguments.top_k,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+    )
+    targets = [Target.parse(spelling, arguments.model) for spelling in arguments.on]
+    with open_arena(arguments) as arena:
+        views = []
+        for start in range(0, len(targets), 6):
+            turn = arena.turns.send(
+                arguments.prompt,
+                list(enumerate(targets[start : start + 6])),
+                settings,
+                mode="in-turn" if arguments.in_turn else "together",
+                pressed_at=time.monotonic(),
+            )
+            views += _watch(turn, quiet=arguments.json)
+        if arena.store.trouble:
+            print(arena.store.trouble, file=sys.stderr)
+    if arguments.json:
+        print(json.dumps({"runs": [run_document(view) for view in views]}, indent=2, ensure_ascii=True))
+    return 0 if all(view.phase == "finished" for view in views) else _FAILED
+
+
+def _watch(turn: LiveTurn, quiet: bool) -> list[RunView]:
+    """Tell on stderr what is going on; print each reply when it is done, in panel order."""
+    told: dict[int, str] = {}
+    printed = 0
+    try:
+        while printed < len(turn.runs):
+            for run_ in turn.runs:
+                progress = run_.view().progress
+                if progress and told.get(run_.panel) != progress.text:
+                    told[run_.panel] = progress.text
+                    print(f"{run_.target.spelling}: {progress.text}", file=sys.stderr, flush=True)
+            if turn.runs[printed].done.wait(0.1):
+                if not quiet:
+                    print(run_text(turn.runs[printed].view()), flush=True)
+                printed += 1
+    except KeyboardInterrupt:
+        turn.stop()
+        turn.wait(15)
+    return [run_.view() for run_ in turn.runs]
+
+
+def run_text(view: RunView) -> str:
+    """A finished run for reading in a terminal."""
+    lines = [f"── {view.target} " + "─" * 20, view.text.strip()]
+    if view.failure:
+        lines.append(f"FAILED: {view.failure.message} {view.failure.remedy or ''}".rstrip())
+    metrics = view.metrics
+    if metrics and metrics.ttft_s is not None:
+        rate = f"{metrics.decode_tok_s:.1f} tok/s" if metrics.decode_tok_s else "one token"
+        contended = ", contended (together with others)" if view.contended else ""
+        lines.append(
+            f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {metrics.output_tokens} tokens, "
+            f"load {metrics.load_s:.1f} s{contended}]"
+        )
+    if view.warning:
+        lines.append(f"Note: {view.warning}")
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def run_document(view: RunView) -> dict[str, Any]:
+    """A finished run as `run --json` gives it; times in seconds, sizes in bytes, missing is null."""
+    metrics = view.metrics
+    failure = view.failure
+
+    def measured(name: str) -> Any:
+        return getattr(metrics, name) if metrics else None
+
+    return {
+        "target": view.target.spelling,
+        "model": view.target.model,
+        "text": view.text,
+        "finish_reason": view.finish_reason,
+        "error": {"kind": failure.kind, "message": failure.message, "remedy": failure.remedy}
+        if failure
+        else None,
+        "warning": view.warning,
+        "contended": view.contended,
+        "device": view.loaded.device if view.loaded else None,
+        "prompt_tokens": measured("prompt_tokens"),
+        "cached_prompt_tokens": measured("cached_prompt_tokens"),
+        "output_tokens": view.tokens,
+        "prompt_sha256": measured("prompt_sha256"),
+        "load_s": measured("load_s"),
+        "compile_s": measured("compile_s"),
+        "warmup_s": measured("warmup_s"),
+        "ttft_s": measured("ttft_s"),
+        "felt_ttft_s": view.felt_ttft_s,
+        "decode_tok_s": measured("decode_tok_s"),
+        "total_s": measured("total_s"),
+        "token_offsets_s": list(view.token_offsets_s),
+        "peak_rss_bytes": measured("peak_rss_bytes"),
+    }
+
+
+def register(commands: Any, open_arena: OpenArena) -> None:
+    """Add `run`."""
+    command = commands.add_parser("run", help="send one prompt to some targets and print the replies")
+    command.add_argument("prompt", metavar="PROMPT")
+    command.add_argument(
+        "--on",
+        action="append",
+        required=True,
+        metavar="TARGET",
+        help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated",
+    )
+    command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
+    command.add_argument("--in-turn", action="store_true", help="each alone on the machine, not all at once")
+    command.add_argument("--max-new-tokens", type=_positive, default=Settings.max_new_tokens, metavar="N")
+    command.add_argument(
+        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): greedy"
+    )
+    command.add_argument("--top-p", type=float, metavar="P")
+    command.add_argument("--top-k", type=_positive, metavar="K")
+    command.add_argument("--repetition-penalty", type=float, metavar="R")
+    command.add_argument("--seed", type=int, metavar="S")
+    command.add_argument("--system", metavar="TEXT", help="system prompt")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(run=lambda arguments: _run(arguments, open_arena))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 5:
+        raise argparse.ArgumentTypeError("must be between 0 and 5")
+    return value
