@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import WEIGHTS
-from .corpus import (
+from engines.demo_model import WEIGHTS
+from engines.demo_model.corpus import (
     DATA,
     EXCHANGES,
     Exchange,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from .corpus import Message
+from engines.demo_model.corpus import Message
 
 USER_WEIGHT = 0.1  # some, so that the model also learns the words that only people use
 ROW_LENGTHS = (512, 1024)

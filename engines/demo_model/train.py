@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from . import WEIGHTS
-from .architecture import SHAPE, hidden_states, initial_parameters
-from .corpus import training_conversations
-from .fake_quant import quantised, snapped
-from .packing import Rows, encode_conversation, pack
-from .vocabulary import END, END_OF_TEXT, save_tokenizer, train_tokenizer
+from engines.demo_model import WEIGHTS
+from engines.demo_model.architecture import SHAPE, hidden_states, initial_parameters
+from engines.demo_model.corpus import training_conversations
+from engines.demo_model.fake_quant import quantised, snapped
+from engines.demo_model.packing import Rows, encode_conversation, pack
+from engines.demo_model.vocabulary import END, END_OF_TEXT, save_tokenizer, train_tokenizer
 
 SEED = 2024
 STEPS = 1600
