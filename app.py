@@ -25,6 +25,7 @@ from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.models.library import ModelLibrary
 from engines.protocol import ProtocolError
+from engines.runtime.activity import Activity
 from engines.runtime.manager import EngineManager
 from storage.store import Store, StoreError
 from ui.arena import Arena
@@ -43,9 +44,12 @@ class SettingsError(Exception):
 def build(data_dir: Path, python: str | None = None) -> Arena:
     """Build the store, the library, the manager and the turns on a data directory."""
     store = Store(data_dir / DATABASE_NAME)
-    library = ModelLibrary(data_dir)
-    environments = Environments(data_dir, python)
-    manager = EngineManager(data_dir, library, environments, remembered_peak=store.peak_rss)
+    activity = Activity()
+    library = ModelLibrary(data_dir, activity=activity)
+    environments = Environments(data_dir, python, activity=activity)
+    manager = EngineManager(
+        data_dir, library, environments, remembered_peak=store.peak_rss, activity=activity
+    )
     return Arena(data_dir, store, library, environments, manager, Turns(manager, store, machine_facts))
 
 

@@ -32,6 +32,7 @@ from engines.environments.spec import (
 )
 from engines.processes.locks import wait_for_lock
 from engines.protocol import Progress
+from engines.runtime.activity import SET_UP, Activity, GaveUpError
 
 _STAGE = "set-up"
 _OTHERS = "Choose one of the other engines."
@@ -45,10 +46,12 @@ class Environments:
         data_dir: Path,
         python: str | None = None,
         specs: Sequence[EnvironmentSpec] = ENVIRONMENTS,
+        activity: Activity | None = None,
     ):
         """`python` names the interpreter to build on; None: look for one."""
         self._root = Path(data_dir).resolve() / "environments"
         self._python = python
+        self._activity = activity or Activity()
         self._specs = {spec.name: spec for spec in specs}
         self._locks = {name: threading.Lock() for name in self._specs}
         self._impossible: dict[str, UnavailableError | None] = {}
@@ -103,7 +106,7 @@ class Environments:
         """
         spec = self._spec(name)
         cancelled = cancelled or threading.Event()
-        with self._exclusive(spec, on_progress, cancelled):
+        with self._exclusive(spec, on_progress, cancelled), self._registered(spec, on_progress, cancelled):
             base = self._base_interpreter(spec)
             folder = self._root / spec.name / environment_key(spec, base)
             build = Build(spec, base, folder, self.log_path(name), on_progress, cancelled)
@@ -221,6 +224,21 @@ class Environments:
                 yield
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def _registered(
+        self, spec: EnvironmentSpec, on_progress: OnProgress, cancelled: threading.Event
+    ) -> Iterator[None]:
+        """Told to the activity register; waits while a measurement has the machine."""
+
+        def wait(holder: str) -> None:
+            on_progress(Progress("queue", f"Waiting: the machine is taken for {holder}"))
+
+        try:
+            with self._activity.doing(SET_UP, spec.title, cancelled=cancelled.is_set, on_wait=wait):
+                yield
+        except GaveUpError:
+            raise SetUpCancelledError("The set-up was cancelled.") from None
 
     def _make_root(self, spec: EnvironmentSpec) -> None:
         try:

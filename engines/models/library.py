@@ -57,6 +57,7 @@ from engines.models.steps import (
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.processes.shared_jobs import SharedJobs
 from engines.protocol import EngineSpec, PreparedModel, Progress, Target
+from engines.runtime.activity import CONVERT, DOWNLOAD, Activity
 
 __all__ = ["CancelledError", "ModelLibrary", "Plan"]
 
@@ -95,11 +96,12 @@ class ModelLibrary:
         *,
         offline: bool = False,
         memory: Callable[[], int] = available_memory,
+        activity: Activity | None = None,
     ):
         self._models_dir = Path(data_dir) / "models"
         self._offline = offline
         self._memory = memory
-        self._jobs = SharedJobs()
+        self._jobs = SharedJobs(activity or Activity())
         self._hashes = SourceHashes(self._models_dir)
         self._listings: dict[Wanted, tuple[float, Listing]] = {}
         self.inventory = Inventory(self._models_dir)
@@ -135,6 +137,7 @@ class ModelLibrary:
                 prebuilt = way.prebuilt
                 key = f"prebuilt {target.model} {prebuilt}"
                 self._jobs.run(
+                    DOWNLOAD,
                     key,
                     lambda r, c, p=prebuilt: self._get_prebuilt(target, p, override, r, c),
                     on_progress,
@@ -258,6 +261,7 @@ class ModelLibrary:
         if not override:
             self._refuse_too_large(cost(conversion.recipe, facts), conversion.model)
         self._jobs.run(
+            CONVERT,
             str(conversion.folder),
             lambda report, stop: convert(conversion, report, stop),
             on_progress,
@@ -278,6 +282,7 @@ class ModelLibrary:
     ) -> Path:
         log_path = self._models_dir / "logs" / f"download-{wanted.repository.replace('/', '--')}.log"
         return self._jobs.run(
+            DOWNLOAD,
             f"download {wanted}",
             lambda report, stop: download.download(wanted, log_path, report, stop, override=override),
             on_progress,

@@ -8,6 +8,7 @@ from typing import Any
 
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.protocol import Progress
+from engines.runtime.activity import Activity, GaveUpError
 
 _POLL_S = 0.1
 
@@ -25,25 +26,31 @@ class _Shared:
 class SharedJobs:
     """Callers that want the same thing at the same time share one job; it is stopped when all of them gave up."""
 
-    def __init__(self) -> None:
+    def __init__(self, activity: Activity) -> None:
+        """`activity` is told of every job, under the kind it runs as."""
+        self._activity = activity
         self._lock = threading.Lock()
         self._jobs: dict[str, _Shared] = {}
 
     def run(
         self,
+        kind: str,
         key: str,
         work: Callable[[OnProgress, threading.Event], Any],
         on_progress: OnProgress,
         cancelled: threading.Event,
     ) -> Any:
-        """Do `work`, or join the caller who is doing it; raises what the work raised, or CancelledError."""
+        """Do `work`, or join the caller who is doing it. `kind`: `download` or `convert`.
+
+        Raises what the work raised, or CancelledError.
+        """
         waiter = object()
         while True:
             with self._lock:
                 job = self._jobs.get(key)
                 if job is None:
                     job = self._jobs[key] = _Shared()
-                    threading.Thread(target=self._work, args=(key, job, work), daemon=True).start()
+                    threading.Thread(target=self._work, args=(kind, key, job, work), daemon=True).start()
                 if not job.cancelled.is_set():
                     job.waiters[waiter] = on_progress
                     break
@@ -67,7 +74,9 @@ class SharedJobs:
         if last_one:
             job.done.wait()
 
-    def _work(self, key: str, job: _Shared, work: Callable[[OnProgress, threading.Event], Any]) -> None:
+    def _work(
+        self, kind: str, key: str, job: _Shared, work: Callable[[OnProgress, threading.Event], Any]
+    ) -> None:
         def report(progress: Progress) -> None:
             job.last = progress
             with self._lock:
@@ -75,8 +84,14 @@ class SharedJobs:
             for listener in listeners:
                 listener(progress)
 
+        def waiting(holder: str) -> None:
+            report(Progress("queue", f"Waiting: the machine is taken for {holder}"))
+
         try:
-            job.result = work(report, job.cancelled)
+            with self._activity.doing(kind, key, cancelled=job.cancelled.is_set, on_wait=waiting):
+                job.result = work(report, job.cancelled)
+        except GaveUpError:
+            job.error = CancelledError("Stopped.")
         except BaseException as error:  # noqa: BLE001 — handed to every waiter
             job.error = error
         finally:

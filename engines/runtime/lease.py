@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from engines.protocol import (
     Progress,
     Target,
 )
+from engines.runtime.activity import GENERATE, Activity, Doing, GaveUpError
 from engines.runtime.worker_process import WorkerProcess
 
 CANCEL_TIMEOUT_S = 10.0
@@ -60,9 +62,11 @@ class Lease:
         slot: Slot,
         clock: Callable[[], float],
         note_outcome: Callable[[Slot, Finished | Failed], None],
+        activity: Activity,
     ):
         """`note_outcome` is told how each generation ended."""
         self._slot, self._clock, self._note_outcome = slot, clock, note_outcome
+        self._activity = activity
         self._cancelled: set[str] = set()
         self.loaded: Loaded = slot.loaded
         self.model: PreparedModel = slot.model
@@ -84,14 +88,28 @@ class Lease:
                 return Failed(
                     "crashed", "The worker process ended before the prompt reached it.", run_id=run_id
                 )
-            slot.on_event, slot.phase = listen, "busy"
-            worker.send(Generate(run_id, request))
-            if run_id in self._cancelled:
-                worker.send(Cancel(run_id))
-            self._wait(run_id, worker, done, outcome)
+            try:
+                with self._generating(run_id, on_event):
+                    slot.on_event, slot.phase = listen, "busy"
+                    worker.send(Generate(run_id, request))
+                    if run_id in self._cancelled:
+                        worker.send(Cancel(run_id))
+                    self._wait(run_id, worker, done, outcome)
+            except GaveUpError:
+                return Failed("cancelled", "Stopped before it began.", run_id=run_id)
             slot.on_event = None
             self._note_outcome(slot, outcome[0])
         return outcome[0]
+
+    def _generating(self, run_id: str, on_event: OnEvent) -> AbstractContextManager[Doing]:
+        """Registered as a generation; waits while a measurement has the machine."""
+
+        def waiting(holder: str) -> None:
+            on_event(Progress("queue", f"Waiting: the machine is taken for {holder}"))
+
+        return self._activity.doing(
+            GENERATE, str(self._slot.target), cancelled=lambda: run_id in self._cancelled, on_wait=waiting
+        )
 
     def _wait(
         self, run_id: str, worker: WorkerProcess, done: threading.Event, outcome: list[Finished | Failed]

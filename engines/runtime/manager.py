@@ -33,6 +33,7 @@ from engines.protocol import (
     Progress,
     Target,
 )
+from engines.runtime.activity import LOAD, Activity, GaveUpError
 from engines.runtime.lease import Lease, Slot
 from engines.runtime.prober import InterpreterSource, Prober
 from engines.runtime.worker_process import WorkerProcess
@@ -97,8 +98,11 @@ class EngineManager:
         start_worker: Callable[..., WorkerProcess] = WorkerProcess,
         keep_alive_s: float = KEEP_ALIVE_S,
         memory_share: float = MEMORY_SHARE,
+        activity: Activity | None = None,
     ):
-        """`remembered_peak`: the last measured peak RSS of a target in bytes, from the log."""
+        """`remembered_peak`: the last measured peak RSS of a target in bytes, from the log; `activity`: the
+        register of what uses the machine, shared with the model library."""
+        self.activity = activity or Activity()
         self._clock = clock
         self.specs = {spec.name: spec for spec in specs}
         self.keep_alive_s = keep_alive_s
@@ -107,7 +111,7 @@ class EngineManager:
         self._start_worker, self._memory_share = start_worker, memory_share
         self._slots: dict[Target, Slot] = {}
         self._lock = threading.RLock()
-        self._prober = Prober(self.specs, environments, start_worker, data_dir / "logs")
+        self._prober = Prober(self.specs, environments, start_worker, data_dir / "logs", self.activity)
         self._closed = threading.Event()
         threading.Thread(target=self._end_idle_workers, name="keep-alive", daemon=True).start()
 
@@ -167,7 +171,7 @@ class EngineManager:
             slot.users += 1
         try:
             self._ensure_loaded(slot, on_progress, cancelled)
-            yield Lease(slot, self._clock, self._note_outcome)
+            yield Lease(slot, self._clock, self._note_outcome, self.activity)
         finally:
             with self._lock:
                 slot.users -= 1
@@ -272,13 +276,27 @@ class EngineManager:
         slot.phase = "loading"
         need = self._need_bytes(slot)
         self._make_room(slot, need)
+        with self._loading(slot.target, report, cancelled):
+            try:
+                self._load_worker(slot, spec, interpreter, report, cancelled)
+            except EngineFailure as failure:
+                if failure.failed.kind != "memory" or not self._evict_all_idle():
+                    raise
+                report(Progress("load", "Out of memory: other models were unloaded, trying once more"))
+                self._load_worker(slot, spec, interpreter, report, cancelled)
+
+    @contextlib.contextmanager
+    def _loading(self, target: Target, report: OnProgress, cancelled: threading.Event) -> Iterator[None]:
+        """Registered as a load; waits while a measurement has the machine."""
+
+        def waiting(holder: str) -> None:
+            report(Progress("queue", f"Waiting: the machine is taken for {holder}"))
+
         try:
-            self._load_worker(slot, spec, interpreter, report, cancelled)
-        except EngineFailure as failure:
-            if failure.failed.kind != "memory" or not self._evict_all_idle():
-                raise
-            report(Progress("load", "Out of memory: other models were unloaded, trying once more"))
-            self._load_worker(slot, spec, interpreter, report, cancelled)
+            with self.activity.doing(LOAD, str(target), cancelled=cancelled.is_set, on_wait=waiting):
+                yield
+        except GaveUpError:
+            raise EngineFailure(_cancelled()) from None
 
     def _spec(self, target: Target) -> EngineSpec:
         spec = self.specs.get(target.engine)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from engines.engine import EngineError, UnavailableError
 from engines.protocol import Availability, EngineSpec, Event, Failed, Probe, Probed
+from engines.runtime.activity import PROBE, Activity, GaveUpError
 from engines.runtime.worker_process import WorkerProcess
 
 TIMEOUT_S = 120.0
@@ -35,9 +36,11 @@ class Prober:
         environments: InterpreterSource,
         start_worker: Callable[..., WorkerProcess],
         log_folder: Path,
+        activity: Activity,
     ):
         self._specs, self._environments = specs, environments
         self._start_worker, self._log_folder = start_worker, log_folder
+        self._activity = activity
         self._lock = threading.Lock()
         self._workers: set[WorkerProcess] = set()
         self._known: dict[str, Availability] | None = None
@@ -78,6 +81,13 @@ class Prober:
             self._lock.release()
 
     def _ask(self, spec: EngineSpec) -> Availability:
+        try:
+            with self._activity.doing(PROBE, spec.title, cancelled=self._closed.is_set):
+                return self._ask_now(spec)
+        except GaveUpError:
+            return Availability(False, reason="The app is ending.")
+
+    def _ask_now(self, spec: EngineSpec) -> Availability:
         try:
             interpreter = self._environments.interpreter(spec.environment)
         except EngineError as error:
