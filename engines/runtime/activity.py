@@ -98,7 +98,8 @@ class Activity:
         What is part of something that this thread does already never waits.
         """
         me = threading.get_ident()
-        while True:
+        entry: Doing | None = None
+        while entry is None:
             with self._changed:
                 holder = self._holder
                 inside = any(thread == me for _, thread in self._now.values())
@@ -130,7 +131,8 @@ class Activity:
         take turns.
         """
         mine = Exclusive(what)
-        while True:
+        entry: Doing | None = None
+        while entry is None:
             with self._changed:
                 if self._holder is None and not self._now:
                     self._holder = mine

@@ -110,7 +110,7 @@ def test_cancel_ends_the_command_and_what_it_started():
 
 @pytest.mark.skipif(os.name == "nt", reason="kill -9 is POSIX's")
 def test_a_killed_parent_takes_the_command_with_it():
-    script = f"from engines import guarded; guarded.run({SLEEP!r}, on_line=print)"
+    script = f"from engines.processes import guarded; guarded.run({SLEEP!r}, on_line=print)"
     parent = subprocess.Popen([sys.executable, "-u", "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     assert parent.stdout.readline() == b"up\n"
     family = psutil.Process(parent.pid).children(recursive=True)
