@@ -1,0 +1,291 @@
+"""Which lane for which job: a rule of a few lines that anyone can recompute from the stored repeats.
+
+1. A lane can win if it ran to the end on the device that was asked for, delivered every token that it was asked for
+   from the prompt that all others got, at a rate the memory can deliver, and passed the quality gate.
+2. Of those, the one with the best median of the job's figure leads.
+3. It wins if its 95 % interval lies apart from the runner-up's and the medians differ by 3 % or more; else nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engines.measure.records import (
+    HIGHER_IS_BETTER,
+    Case,
+    Figure,
+    LaneResult,
+    Measurement,
+    Verdict,
+)
+from engines.measure.spread import LEAST_REPEATS, apart, case_figures, counted, figure
+
+LEAST_DIFFERENCE = 0.03
+"""Two medians closer than this are the same for a person, and within what a lone lane varies from day to day."""
+READING_TOK_S = 5.0
+"""About as fast as people read: a lane that works in the background need not be faster, but not slower either."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a person wants a lane for, and the figure that decides."""
+
+    name: str
+    title: str
+    metric: str
+    case: str | None
+    """Which case decides: `shortest` or `longest` prompt; None: the figure belongs to no case."""
+    least_tok_s: float | None = None
+
+
+JOBS = (
+    Job("short-chat", "Short chat", "answer_s", "shortest"),
+    Job("long-document", "Long document", "answer_s", "longest"),
+    Job("background", "Always on in the background", "foreground_tax", None, READING_TOK_S),
+    Job("battery", "On battery", "joules_per_token", "shortest"),
+)
+METRIC_TITLES = {
+    "answer_s": "time to the whole answer",
+    "ttft_s": "time to first token",
+    "decode_tok_s": "decode rate",
+    "prefill_tok_s": "prefill rate",
+    "itl_p95_s": "95th percentile of the gaps between tokens",
+    "foreground_tax": "slow-down of other programs",
+    "joules_per_token": "energy per token",
+}
+
+
+def verdicts(measurement: Measurement) -> tuple[Verdict, ...]:
+    """One verdict per job."""
+    return tuple(verdict_for(job, measurement) for job in JOBS)
+
+
+def job_case(job: Job, measurement: Measurement) -> Case | None:
+    """The case that decides a job: the shortest or the longest prompt of the suite that any lane finished."""
+    finished = [
+        case
+        for case in measurement.suite.cases
+        if any(counted(result.repeats, case.name) for result in measurement.measured)
+    ]
+    if job.case is None or not finished:
+        return None
+    pick: Callable[..., Case] = min if job.case == "shortest" else max
+    return pick(finished, key=lambda case: case.prompt_tokens)
+
+
+def excluded(result: LaneResult, measurement: Measurement) -> str | None:
+    """Why a lane cannot win whatever the job; None when it can."""
+    if result.failure is not None:
+        return f"failed: {result.failure.message}"
+    if result.reference_only:
+        return "only measured as the reference for the others' answers"
+    if not result.asked_device:
+        return f"ran on {result.device}, not on {result.lane.target.device}"
+    refused = next((repeat.refused for repeat in result.repeats if repeat.refused), None)
+    if refused:
+        return f"refused: {refused}"
+    if not any(repeat.counts for repeat in result.repeats):
+        disturbed = any(repeat.disturbed for repeat in result.repeats)
+        return "every repeat was disturbed by other programs" if disturbed else "no repeat was finished"
+    if result.quality is None:
+        return "its answers have not been checked yet"
+    if not result.quality.passed:
+        return f"failed the quality gate: {'; '.join(result.quality.reasons)}"
+    return None
+
+
+def job_figure(result: LaneResult, job: Job, case: Case | None) -> Figure | None:
+    """The figure that decides, of one lane; None when it was not measured."""
+    if job.metric == "foreground_tax":
+        return figure(result.foreground.taxes) if result.foreground else None
+    return case_figures(result.repeats, case.name).get(job.metric) if case else None
+
+
+def verdict_for(job: Job, measurement: Measurement) -> Verdict:
+    """The verdict for one job."""
+    case = job_case(job, measurement)
+    out: dict[str, str] = {}
+    figures: dict[str, Figure] = {}
+    for result in measurement.measured:
+        reason, made = excluded(result, measurement), job_figure(result, job, case)
+        if reason is None and made is None:
+            reason = _not_measured(job)
+        if reason is None and job.least_tok_s is not None:
+            reason = _too_slow(result, measurement, job.least_tok_s)
+        if reason is not None or made is None:
+            out[result.lane.key] = reason or _not_measured(job)
+        else:
+            figures[result.lane.key] = made
+    better = -1 if job.metric in HIGHER_IS_BETTER else 1
+    ranking = sorted(figures, key=lambda key: better * figures[key].median)
+    return _decide(job, case, measurement, ranking, figures, out)
+
+
+def _decide(
+    job: Job,
+    case: Case | None,
+    measurement: Measurement,
+    ranking: list[str],
+    figures: dict[str, Figure],
+    out: dict[str, str],
+) -> Verdict:
+    first = ranking[0] if ranking else None
+    second = ranking[1] if len(ranking) > 1 else None
+    winner, by, confidence = first, None, "only" if first else "none"
+    what = METRIC_TITLES[job.metric] + (f", {case.title.lower()}" if case else "")
+    because = []
+    if first is None:
+        because.append(f"No lane can be recommended: {_first_reasons(out)}.")
+    elif second is None:
+        because.append(f"{first} is the only lane that can win ({what}: {_spelled(job, figures[first])}).")
+    else:
+        best, next_best = figures[first], figures[second]
+        by = _advantage(best.median, next_best.median, job.metric)
+        clear = _is_clear(best, next_best, by)
+        winner, confidence = (first, "clear") if clear else (None, "unclear")
+        because.append(
+            f"{what[0].upper() + what[1:]}: {first} {_spelled(job, best)}, "
+            f"{second} {_spelled(job, next_best)}."
+        )
+        because.append(_clearness(best, next_best, by, clear))
+    because += [f"{key} cannot win: {reason}." for key, reason in out.items() if first is not None]
+    return Verdict(
+        job=job.name,
+        title=job.title,
+        winner=winner,
+        by=by,
+        confidence=confidence,
+        because=tuple(because),
+        would_change=_would_change(job, case, measurement, ranking, figures, out, winner),
+        runner_up=second,
+        metric=job.metric,
+        ranking=tuple(ranking),
+        excluded=out,
+    )
+
+
+def _advantage(best: float, next_best: float, metric: str) -> float | None:
+    """How much better: 0.14 is 14 %; of shares, the difference."""
+    if metric == "foreground_tax":
+        return next_best - best
+    over, under = (best, next_best) if metric in HIGHER_IS_BETTER else (next_best, best)
+    return over / under - 1 if under > 0 else None
+
+
+def _is_clear(best: Figure, next_best: Figure, by: float | None) -> bool:
+    enough = min(best.n, next_best.n) >= LEAST_REPEATS
+    return enough and by is not None and by >= LEAST_DIFFERENCE and apart(best, next_best)
+
+
+def _clearness(best: Figure, next_best: Figure, by: float | None, clear: bool) -> str:
+    if clear:
+        return f"Their 95 % intervals lie apart, and {by or 0:.0%} is a difference one notices."
+    if min(best.n, next_best.n) < LEAST_REPEATS:
+        return f"No clear winner: fewer than {LEAST_REPEATS} undisturbed repeats are no basis."
+    if not apart(best, next_best):
+        return "No clear winner: their 95 % intervals overlap."
+    return f"No clear winner: {by or 0:.1%} is less than the {LEAST_DIFFERENCE:.0%} one would notice."
+
+
+def _spelled(job: Job, made: Figure) -> str:
+    scale, unit = {
+        "answer_s": (1.0, "s"),
+        "foreground_tax": (100.0, "%"),
+        "joules_per_token": (1.0, "J"),
+    }.get(job.metric, (1.0, ""))
+    low, median, high = (value * scale for value in (made.low, made.median, made.high))
+    return f"{median:.3g} {unit} ({low:.3g}–{high:.3g})"
+
+
+def _not_measured(job: Job) -> str:
+    if job.metric == "joules_per_token":
+        return "energy cannot be measured on this machine"
+    return f"its {METRIC_TITLES[job.metric]} was not measured"
+
+
+def _too_slow(result: LaneResult, measurement: Measurement, least: float) -> str | None:
+    rate = decode_rate(result, measurement)
+    if rate is None:
+        return "its decode rate was not measured"
+    return None if rate >= least else f"{rate:.1f} tok/s is slower than people read ({least:.0f} tok/s)"
+
+
+def _first_reasons(out: dict[str, str]) -> str:
+    return "; ".join(f"{key} {reason}" for key, reason in out.items()) or "nothing was measured"
+
+
+def _would_change(
+    job: Job,
+    case: Case | None,
+    measurement: Measurement,
+    ranking: list[str],
+    figures: dict[str, Figure],
+    out: dict[str, str],
+    winner: str | None,
+) -> tuple[str, ...]:
+    found = []
+    if winner is None and len(ranking) > 1:
+        found.append("More repeats would narrow the intervals; or choose by memory and start-up time.")
+    leader = figures[ranking[0]] if ranking else None
+    for result in measurement.measured:
+        made = job_figure(result, job, case)
+        ahead = _advantage(made.median, leader.median, job.metric) if made and leader else None
+        if result.lane.key in out and ahead is not None and ahead > LEAST_DIFFERENCE:
+            found.append(
+                f"{result.lane.key} would lead by {ahead:.0%} if it had not {_short(out[result.lane.key])}."
+            )
+    if winner is not None and case is not None:
+        found += _starts_sooner(measurement, winner, ranking[1:], case)
+    power = measurement.environment.get("power")
+    if power == "mains":
+        found.append("It was measured on mains; on battery clocks are lower: measure again there.")
+    if job.metric == "joules_per_token" and not ranking:
+        found.append("A machine that tells its energy (RAPL, NVML, a battery that discharges).")
+    found.append("Another driver, package version, model or precision: measure again after an update.")
+    return tuple(found)
+
+
+def _short(reason: str) -> str:
+    return reason if reason.startswith(("failed", "ran", "refused")) else f"been left out ({reason})"
+
+
+def _starts_sooner(measurement: Measurement, winner: str, others: list[str], case: Case) -> list[str]:
+    leading = measurement.lane(winner)
+    found = []
+    for key in others:
+        other = measurement.lane(key)
+        after = overtakes_after(leading, other, case) if leading and other else None
+        if after is not None and after > 1:
+            found.append(f"For fewer than {after} prompts {key} is done sooner: it starts faster.")
+    return found
+
+
+def overtakes_after(fast: LaneResult, soon: LaneResult, case: Case) -> int | None:
+    """After how many prompts `fast`, which starts later, has overtaken `soon`; None: never, or not known."""
+    answers = [case_figures(result.repeats, case.name).get("answer_s") for result in (fast, soon)]
+    starts = [result.ledger.start_s for result in (fast, soon)]
+    if None in answers or None in starts:
+        return None
+    gain = answers[1].median - answers[0].median  # type: ignore[union-attr]
+    delay = starts[0] - starts[1]  # type: ignore[operator]
+    if gain <= 0:
+        return None
+    return max(1, -int(-delay // gain))
+
+
+def decode_rate(result: LaneResult, measurement: Measurement) -> float | None:
+    """Median decode rate in the case with the shortest prompt that the lane finished."""
+    for case in sorted(measurement.suite.cases, key=lambda case: case.prompt_tokens):
+        made = case_figures(result.repeats, case.name).get("decode_tok_s")
+        if made is not None:
+            return made.median
+    return None
+
+
+def share_of_limit(result: LaneResult, measurement: Measurement) -> float | None:
+    """Weight bytes per token × decode rate ÷ measured bandwidth: 1 is all that the memory can do."""
+    rate = decode_rate(result, measurement)
+    if rate is None or result.read_bytes_per_token is None or not result.bandwidth_bytes_s:
+        return None
+    return result.read_bytes_per_token * rate / result.bandwidth_bytes_s
