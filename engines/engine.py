@@ -1,7 +1,8 @@
-"""The Engine base class: what a module implements to put its inference library side by side with the others.
+"""The base classes: what a module implements to put its inference library, or a server, side by side with the others.
 
-An engine turns prompt token ids into output token ids and nothing else. The worker around it owns the chat
+An `Engine` turns prompt token ids into output token ids and nothing else. The worker around it owns the chat
 template, the tokenizer, the clock and the pipe, so every engine gets equal prompts and is measured equally.
+A `ServedEngine` asks somebody else, who has the model and the tokenizer: messages in, pieces of text out.
 Vendor libraries are imported inside methods only: importing an engine module must stay free.
 
 Exceptions::
@@ -11,11 +12,13 @@ Exceptions::
     ├── ModelError              the model folder is missing, broken or of the wrong kind
     ├── PromptError             the prompt is empty or does not fit the context
     ├── OutOfMemoryError        the library could not get the memory
+    ├── ServerError             the server that has the model cannot be used, or gave up
     └── OutputError             the model produced something unusable (non-finite logits)
 """
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,6 +53,10 @@ class OutOfMemoryError(EngineError):
     kind = "memory"
 
 
+class ServerError(EngineError):
+    kind = "server"
+
+
 class OutputError(EngineError):
     kind = "output"
 
@@ -75,15 +82,36 @@ class GenerationReport:
     warning: str | None = None
 
 
+@dataclass(frozen=True)
+class AnswerReport:
+    """What `ServedEngine.answer` knows beyond the text it handed over. None: the server does not say."""
+
+    finish_reason: str | None = None
+    """`stop` or `length`."""
+    prompt_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    token_offsets_s: tuple[float, ...] = ()
+    """The server's own time of each token, where it sends them."""
+    server: Mapping[str, Any] = field(default_factory=dict)
+    """Its own counts and durations, in its own words."""
+    warning: str | None = None
+
+
 OnToken = Callable[[int], bool]
 """Takes each output token id as soon as it exists; returns False when the engine must stop now."""
+OnText = Callable[[str], bool]
+"""Takes each piece of text as soon as it arrives; returns False when the engine must stop now."""
 OnProgress = Callable[[Progress], None]
 
 
-class Engine(ABC):
-    """One inference library. An instance lives in one worker and loads one target."""
+class AnyEngine(ABC):
+    """What every engine can do. An instance lives in one worker and loads one target."""
 
     spec: ClassVar[EngineSpec]
+
+    def take_settings(self, settings: Mapping[str, Any]) -> None:  # noqa: B027 - most engines have none
+        """Take what the owner has set for this engine (`EngineSpec.settings`); called before all else."""
 
     @abstractmethod
     def probe(self) -> Availability:
@@ -99,9 +127,11 @@ class Engine(ABC):
         unexpected error with its traceback one click away.
         """
 
-    def make_ready(  # noqa: B027 - most engines have nothing to do
-        self, prompt_ids: Sequence[int], request: GenerationRequest
-    ) -> None:
+
+class Engine(AnyEngine):
+    """One inference library: token ids in, token ids out."""
+
+    def make_ready(self, prompt_ids: Sequence[int], request: GenerationRequest) -> None:
         """Do what has to be done before this request and is not part of it: its time does not count.
 
         For a library that can drop its cache only by starting anew, for example.
@@ -120,4 +150,15 @@ class Engine(ABC):
         Calls `on_token` once per id, in order, as early as the library allows. Ends when `on_token` returns
         False, after an id in `stop_ids` (unless `request.ignore_eos`; handing the stop id over is fine, the
         worker drops it), or at the limit. Ignores the messages in the request: the prompt ids are the prompt.
+        """
+
+
+class ServedEngine(AnyEngine):
+    """Somebody else's server, which has the model and its tokenizer: messages in, pieces of text out."""
+
+    @abstractmethod
+    def answer(self, request: GenerationRequest, cancelled: threading.Event, on_text: OnText) -> AnswerReport:
+        """Answer `request.messages`, calling `on_text` with each piece of text as soon as it arrives.
+
+        Ends when `on_text` returns False, or within a second after `cancelled` is set, whatever the server does.
         """

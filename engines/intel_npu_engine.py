@@ -106,7 +106,7 @@ class IntelNPUEngine(Engine):
     ) -> LoadReport:
         from engines.toolkit import library_errors, model_config
 
-        folder = Path(model.path).resolve()
+        folder = model.folder.resolve()
         model_config.require_files(folder, ("config.json",), SPEC.title)
         config, parameters = model_config.read_config(folder), _parameters(folder)
         # The runtime's blob cache and neural-compressor's workspace are relative to the working directory.

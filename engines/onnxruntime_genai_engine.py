@@ -11,7 +11,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from engines.engine import (
@@ -95,7 +94,7 @@ class ONNXRuntimeGenAIEngine(Engine):
     ) -> LoadReport:
         from engines.toolkit import library_errors, model_config, process_facts
 
-        folder = Path(model.path)
+        folder = model.folder
         device = _require_device(target.device)
         model_config.require_files(folder, ("genai_config.json", "config.json"), SPEC.title)
         settings = model_config.read_json(folder / "genai_config.json")

@@ -104,7 +104,7 @@ class OpenVINOGenAIEngine(Engine):
             ) from error
         from engines.toolkit import library_errors, model_config, openvino_devices
 
-        folder = Path(model.path)
+        folder = model.folder
         openvino_devices.require_device(target.device, SPEC.devices)
         model_config.require_files(folder, _FILES, SPEC.title)
         config = model_config.read_config(folder)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from engines.engine import Engine, GenerationReport, LoadReport, OnProgress, OnToken, UnavailableError
@@ -76,7 +75,7 @@ class OptimumIntelEngine(Engine):
     ) -> LoadReport:
         from engines.toolkit import library_errors, model_config, openvino_devices
 
-        folder = Path(model.path)
+        folder = model.folder
         openvino_devices.require_device(target.device, SPEC.devices)
         model_config.require_files(folder, _FILES, SPEC.title)
         config = model_config.read_config(folder)

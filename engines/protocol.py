@@ -12,6 +12,7 @@ import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 PROTOCOL_VERSION = 1
@@ -43,13 +44,21 @@ class EngineSpec:
     """Every device family the library knows, in its own spelling; `probe` says which are here."""
     precisions: tuple[str, ...] = ()
     """Weight formats offered, best default first."""
-    model_format: str = "safetensors"
-    """Format of the model folder it loads: `openvino`, `onnxruntime-genai`, `safetensors`."""
+    model_format: str | None = "safetensors"
+    """Format of the model folder it loads: `openvino`, `onnxruntime-genai`, `safetensors`. None: model and tokenizer
+    live elsewhere (on a server), so there is no folder, no plan and nothing to download."""
+    settings: str | None = None
+    """Which of the owner's settings its workers are told when they probe and load (`endpoints`); None: none."""
     honours: tuple[str, ...] = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
     """Fields of GenerationRequest it obeys; the page greys out the rest."""
     reuses_kv_cache: bool = False
     """Whether a follow-up turn prefills only what the previous one has not."""
     homepage: str | None = None
+
+    @property
+    def model_elsewhere(self) -> bool:
+        """Whether the model and its tokenizer are not on this computer's disk."""
+        return self.model_format is None
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,8 @@ class DeviceStatus:
     remedy: str | None = None
     precisions: tuple[str, ...] | None = None
     """Precisions that make sense on this device, best default first; None: all of the engine's."""
+    models: tuple[str, ...] | None = None
+    """Models that this device has of its own, as it names them; None: it runs those on this computer."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +113,18 @@ class Target:
 
     @classmethod
     def parse(cls, spelling: str, model: str = DEMO_MODEL) -> Target:
-        """Read `engine/device/precision`; raises ProtocolError with the expected form."""
-        parts = [part.strip() for part in spelling.split("/")]
-        if len(parts) != 3 or not all(parts):
+        """Read `engine/device/precision` or `engine/device/precision@model`, which outweighs `model`.
+
+        Raises ProtocolError with the expected form.
+        """
+        where, at, named = spelling.partition("@")
+        parts = [part.strip() for part in where.split("/")]
+        if len(parts) != 3 or not all(parts) or (at and not named.strip()):
             raise ProtocolError(
-                f"“{spelling}” is not a target; write ENGINE/DEVICE/PRECISION, "
+                f"“{spelling}” is not a target; write ENGINE/DEVICE/PRECISION or ENGINE/DEVICE/PRECISION@MODEL, "
                 "for example openvino-genai/CPU/int4"
             )
-        return cls(parts[0], parts[1], parts[2], model)
+        return cls(parts[0], parts[1], parts[2], named.strip() or model)
 
 
 # --- requests ----------------------------------------------------------------------------------------------
@@ -147,10 +162,11 @@ class GenerationRequest:
 class PreparedModel:
     """A model folder on disk in the format one engine loads, and where it came from."""
 
-    path: str
+    path: str | None
+    """None, as `format`: the model lives elsewhere."""
     model: str
     precision: str
-    format: str
+    format: str | None
     revision: str | None = None
     """Commit of the source repository, or a hash of the source files."""
     recipe: Mapping[str, Any] | None = None
@@ -160,6 +176,13 @@ class PreparedModel:
     """Size of the weight files: the basis of the memory estimate."""
     estimated_peak_bytes: int | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The folder, for engines that load one; raises ProtocolError where there is none."""
+        if self.path is None:
+            raise ProtocolError(f"{self.model} lives elsewhere: it has no folder here")
+        return Path(self.path)
+
 
 # --- raw measurements --------------------------------------------------------------------------------------
 
@@ -168,17 +191,27 @@ class PreparedModel:
 class RunMetrics:
     """Raw measurements of one run; rates are derived, here and in the SQL view, from nothing else.
 
-    All times count from the moment the worker took the request, by the worker's own monotonic clock.
+    All times count from the moment the worker took the request, by the worker's own monotonic clock. Where the tokens
+    are made elsewhere, `clock` says whose times these are.
     """
 
     prompt_tokens: int | None = None
     cached_prompt_tokens: int | None = None
     """Prompt tokens whose KV cache was kept from the turn before."""
-    output_tokens: int = 0
-    """Generated token ids, the end-of-sequence token not counted."""
+    output_tokens: int | None = 0
+    """Generated token ids, the end-of-sequence token not counted; None: whoever made them does not say."""
     prompt_sha256: str | None = None
+    """None: the prompt was turned into tokens elsewhere, so nobody here can say which."""
     token_offsets_s: tuple[float, ...] = ()
     """Seconds from start to each output token; shape (output_tokens,)."""
+    piece_offsets_s: tuple[float, ...] = ()
+    """Seconds from start to the arrival here of each piece of text, where tokens are not seen: a piece may be a part
+    of a token, or many."""
+    clock: str = "worker"
+    """Whose times these are: `worker`, or `client` (a server's answer as it reached this computer), or `server` (the
+    server's own token times)."""
+    server: Mapping[str, Any] | None = None
+    """What a server itself says about this run: its counts and durations, in its own words."""
     total_s: float | None = None
     load_s: float | None = None
     """Process start to model loaded, without warm-up; of the worker that ran this."""
@@ -188,8 +221,9 @@ class RunMetrics:
 
     @property
     def ttft_s(self) -> float | None:
-        """Time to first token: tokenisation, template and prefill included."""
-        return self.token_offsets_s[0] if self.token_offsets_s else None
+        """Time to first token: tokenisation, template and prefill included. Of pieces: to the first of them."""
+        offsets = self.token_offsets_s or self.piece_offsets_s
+        return offsets[0] if offsets else None
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -200,11 +234,21 @@ class RunMetrics:
 
     @property
     def decode_tok_s(self) -> float | None:
-        """(n − 1) / (t_n − t_1): the first token excluded (MLPerf's 2nd+ token rate)."""
-        if len(self.token_offsets_s) < 2:
+        """(n − 1) / (t_n − t_1): the first token excluded (MLPerf's 2nd+ token rate).
+
+        Where only pieces were seen: n as the server counted, over the span from the first piece to the last.
+        """
+        offsets = self.token_offsets_s or self.piece_offsets_s
+        count = len(offsets) if self.token_offsets_s else self.output_tokens
+        if len(offsets) < 2 or count is None or count < 2:
             return None
-        span = self.token_offsets_s[-1] - self.token_offsets_s[0]
-        return (len(self.token_offsets_s) - 1) / span if span > 0 else None
+        span = offsets[-1] - offsets[0]
+        return (count - 1) / span if span > 0 else None
+
+    @property
+    def rate_from_counts(self) -> bool:
+        """Whether the decode rate rests on a server's count of tokens, not on tokens seen one by one."""
+        return not self.token_offsets_s and self.decode_tok_s is not None
 
     @property
     def itl_s(self) -> tuple[float, ...]:
@@ -230,6 +274,8 @@ class Probe:
     """Which devices does this engine have here?"""
 
     engine_module: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """See `EngineSpec.settings`."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +286,8 @@ class Load:
     cache_dir: str
     """Folder for compiled blobs, this worker's own."""
     warm_up: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """See `EngineSpec.settings`."""
 
 
 @dataclass(frozen=True)
@@ -303,11 +351,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Prompted:
-    """The prompt is tokenised; prefill starts."""
+    """The prompt is tokenised, or on its way to a server that will do it; prefill starts."""
 
     run_id: str
-    prompt_tokens: int
-    prompt_sha256: str
+    prompt_tokens: int | None
+    prompt_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -315,7 +363,8 @@ class Token:
     """One generated token id and the text that became certain with it (possibly none)."""
 
     run_id: str
-    token_id: int
+    token_id: int | None
+    """None: a piece of text from elsewhere, whose tokens nobody here has seen."""
     text: str
     offset_s: float
 
@@ -352,6 +401,7 @@ FAILURE_KINDS = (
     "memory",  # does not fit
     "crashed",  # the worker process ended
     "hung",  # no answer in time
+    "server",  # the server that has the model cannot be used, or gave up
     "output",  # the model produced garbage: non-finite logits
     "cancelled",  # while loading or converting
     "error",  # the library raised something we have no better name for

@@ -77,7 +77,7 @@ class TransformersEngine(Engine):
 
         for name, value in _WAIT_BRIEFLY.items():  # read once, when PyTorch is loaded
             os.environ.setdefault(name, value)
-        folder = Path(model.path)
+        folder = model.folder
         device = _require_device(target.device)
         model_config.require_files(folder, ("config.json",), SPEC.title)
         config = model_config.read_config(folder)

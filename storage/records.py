@@ -199,7 +199,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
         metrics=RunMetrics(
             prompt_tokens=row["prompt_tokens"],
             cached_prompt_tokens=row["cached_prompt_tokens"],
-            output_tokens=row["output_tokens"] or 0,
+            output_tokens=row["output_tokens"],
             prompt_sha256=row["prompt_sha256"],
             token_offsets_s=unpack_offsets(row["token_offsets"]),
             total_s=row["total_s"],

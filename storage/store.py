@@ -177,7 +177,7 @@ class Store:
         """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
         self._memory.set_run(run_id, text, "running")
         columns = {"text": text, **_offset_columns(token_offsets_s)}
-        columns["output_tokens"] = len(token_offsets_s)
+        columns["output_tokens"] = len(token_offsets_s) or None  # pieces from elsewhere are no tokens
         self._recorder.write(
             lambda db: _update_run(db, run_id, columns, "status = 'running'"),
             key=run_id,

@@ -189,7 +189,7 @@ def converted(engine_format: str, precision: str, data_dir: Path) -> Path:
     spec = EngineSpec(name=engine_format, title=engine_format, module="", model_format=engine_format)
     target = Target(engine_format, "CPU", precision)
     prepared = ModelLibrary(data_dir).prepare(target, spec, lambda _progress: None, threading.Event())
-    return Path(prepared.path)
+    return prepared.folder
 
 
 def backends(folder: Path, data_dir: Path | None) -> Iterator[tuple[str, Generate]]:

@@ -62,6 +62,8 @@ from engines.runtime.activity import CONVERT, DOWNLOAD, Activity
 __all__ = ["CancelledError", "ModelLibrary", "Plan"]
 
 _LISTING_LIFE_S = 600.0
+_CLIENT_BYTES = 150_000_000
+"""What a worker takes that only asks a server."""
 
 
 def available_memory() -> int:
@@ -124,6 +126,8 @@ class ModelLibrary:
         `override` goes on although memory or disk seem too small; `trust_remote_code` lets Python code that comes
         with the model run here. Raises ModelError, OutOfMemoryError or CancelledError.
         """
+        if spec.model_elsewhere:
+            return _elsewhere(target)
         self._announce_hashing(target, on_progress)
         while True:
             way = self._way(target, spec, trust_remote_code, use_prebuilt)
@@ -157,6 +161,8 @@ class ModelLibrary:
 
     def is_ready(self, target: Target, spec: EngineSpec) -> bool:
         """Whether nothing has to be downloaded or converted; cheap, never raises."""
+        if spec.model_elsewhere:
+            return True
         try:
             way = self._way(target, spec, hash_large=False)
         except (ModelError, OSError, ValueError):
@@ -352,6 +358,9 @@ class ModelLibrary:
     ) -> Plan:
         """What `prepare` would do and cost; may ask the Hub for sizes. Never raises: a problem is the refusal."""
         plan = Plan(target, False, (), self._disk_free(self._models_dir), self._memory())
+        if spec.model_elsewhere:
+            step = Step("use", f"Use {target.model} where it is, on {target.device}")
+            return dataclasses.replace(plan, ready=True, steps=(step,), load_bytes=_CLIENT_BYTES)
         try:
             way = self._way(target, spec, trust_remote_code, use_prebuilt, hash_large=False)
             steps, load_bytes = self._steps(way, target, spec, cancelled or threading.Event())
@@ -414,6 +423,8 @@ class ModelLibrary:
 
     def brief(self, target: Target, spec: EngineSpec) -> str | None:
         """One sentence for a panel whose model is not ready; None when it is. Cheap, without the network."""
+        if spec.model_elsewhere:
+            return None
         try:
             way = self._way(target, spec, hash_large=False)
         except (ModelError, OSError) as error:
@@ -477,6 +488,17 @@ class ModelLibrary:
         """Remove one entry (its id) or everything of a model; returns the bytes of disk space that came back."""
         self._listings.clear()
         return self.inventory.remove(what)
+
+
+def _elsewhere(target: Target) -> PreparedModel:
+    """A model that a server has: nothing of it is here."""
+    return PreparedModel(
+        path=None,
+        model=target.model,
+        precision=target.precision,
+        format=None,
+        estimated_peak_bytes=_CLIENT_BYTES,
+    )
 
 
 def _prepared(target: Target, folder: Path, manifest: dict[str, Any]) -> PreparedModel:

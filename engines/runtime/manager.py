@@ -99,9 +99,11 @@ class EngineManager:
         keep_alive_s: float = KEEP_ALIVE_S,
         memory_share: float = MEMORY_SHARE,
         activity: Activity | None = None,
+        settings: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
     ):
         """`remembered_peak`: the last measured peak RSS of a target in bytes, from the log; `activity`: the
-        register of what uses the machine, shared with the model library."""
+        register of what uses the machine, shared with the model library; `settings`: the owner's settings that
+        workers can be told, by the name in `EngineSpec.settings`."""
         self.activity = activity or Activity()
         self._clock = clock
         self.specs = {spec.name: spec for spec in specs}
@@ -111,7 +113,9 @@ class EngineManager:
         self._start_worker, self._memory_share = start_worker, memory_share
         self._slots: dict[Target, Slot] = {}
         self._lock = threading.RLock()
-        self._prober = Prober(self.specs, environments, start_worker, data_dir / "logs", self.activity)
+        self._settings = settings or {}
+        logs = data_dir / "logs"
+        self._prober = Prober(self.specs, environments, start_worker, logs, self.activity, self._settings_of)
         self._closed = threading.Event()
         threading.Thread(target=self._end_idle_workers, name="keep-alive", daemon=True).start()
 
@@ -125,6 +129,19 @@ class EngineManager:
     def availability(self, *, refresh: bool = False) -> dict[str, Availability]:
         """Engine name -> which devices it has here. The first call takes seconds: every library is asked."""
         return self._prober.availability(refresh=refresh)
+
+    def settings_changed(self, name: str) -> None:
+        """The settings of that name are new: ask the engines that take them again, and end their idle workers."""
+        for spec in self.specs.values():
+            if spec.settings == name:
+                for state in self.states():
+                    if state.target.engine == spec.name:
+                        self.unload(state.target)
+                        self.retry(state.target)
+                self._prober.ask_again(spec.name)
+
+    def _settings_of(self, spec: EngineSpec) -> Mapping[str, Any]:
+        return self._settings[spec.settings]() if spec.settings in self._settings else {}
 
     # --- what is loaded --------------------------------------------------------------------------------
 
@@ -335,7 +352,8 @@ class EngineManager:
         problem = worker.start(lambda event: self._route(slot, worker, event))
         if problem is None:
             slot.worker = worker
-            worker.send(Load(spec.module, slot.target, slot.model, str(cache_dir)))
+            settings = self._settings_of(spec)
+            worker.send(Load(spec.module, slot.target, slot.model, str(cache_dir), settings=settings))
             while not answered.wait(0.1):
                 if cancelled.is_set():
                     answers.append(_cancelled())

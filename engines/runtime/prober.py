@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from engines.engine import EngineError, UnavailableError
 from engines.protocol import Availability, EngineSpec, Event, Failed, Probe, Probed
@@ -37,10 +37,13 @@ class Prober:
         start_worker: Callable[..., WorkerProcess],
         log_folder: Path,
         activity: Activity,
+        settings: Callable[[EngineSpec], Mapping[str, Any]] = lambda _spec: {},
     ):
+        """`settings`: what the workers of an engine are told (`EngineSpec.settings`)."""
         self._specs, self._environments = specs, environments
         self._start_worker, self._log_folder = start_worker, log_folder
         self._activity = activity
+        self._settings = settings
         self._lock = threading.Lock()
         self._workers: set[WorkerProcess] = set()
         self._known: dict[str, Availability] | None = None
@@ -59,6 +62,14 @@ class Prober:
                     answers = pool.map(self._ask, self._specs.values())
                     self._known = dict(zip(self._specs, answers, strict=True))
             return dict(self._known)
+
+    def ask_again(self, name: str) -> Availability:
+        """Ask one engine anew, because what it was told has changed."""
+        answer = self._ask(self._specs[name])
+        with self._lock:
+            if self._known is not None:
+                self._known = {**self._known, name: answer}
+        return answer
 
     def require_device(self, spec: EngineSpec, device: str, announce: Callable[[], None]) -> None:
         """Raise UnavailableError unless `device` is here; `announce` is called first if that means asking."""
@@ -105,7 +116,11 @@ class Prober:
         self._workers.add(worker)
         problem = worker.start(listen)
         try:
-            if problem is None and worker.send(Probe(spec.module)) and self._wait(answered):
+            if (
+                problem is None
+                and worker.send(Probe(spec.module, self._settings(spec)))
+                and self._wait(answered)
+            ):
                 if isinstance(answers[0], Probed):
                     return answers[0].availability
                 problem = answers[0]

@@ -18,12 +18,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, BinaryIO
 
-from engines.engine import Engine, EngineError, PromptError
+from engines.engine import AnswerReport, AnyEngine, Engine, EngineError, PromptError, ServedEngine
 from engines.protocol import (
     PROTOCOL_VERSION,
     Cancel,
@@ -105,7 +105,19 @@ class Run:
         self.finish_reason: str | None = None
         self.offsets: list[float] = []
         self.ids: list[int] = []
+        """Empty where the tokens are made elsewhere."""
         self.texts: list[str] = []
+
+    def elapsed_s(self) -> float:
+        return time.perf_counter() - self.started
+
+    def take(self, token_id: int | None, text: str, offset_s: float) -> Token:
+        """Book one token, or one piece of text from elsewhere."""
+        if token_id is not None:
+            self.ids.append(token_id)
+        self.offsets.append(offset_s)
+        self.texts.append(text)
+        return Token(self.run_id, token_id, text, offset_s)
 
 
 class Worker:
@@ -119,7 +131,7 @@ class Worker:
         self._write_lock = threading.Lock()
         self._inbox: queue.SimpleQueue[tuple[Command, float]] = queue.SimpleQueue()
         self._runs: dict[str, threading.Event] = {}
-        self._engine: Engine | None = None
+        self._engine: AnyEngine | None = None
         self._encoder: PromptEncoder | None = None
         self._loaded: Loaded | None = None
 
@@ -167,18 +179,20 @@ class Worker:
                 view = view[self._events.write(view) :]
 
     def _probe(self, command: Probe, _received: float) -> None:
-        self._send(Probed(_engine_of(command.engine_module).probe()))
+        self._send(Probed(_engine_of(command.engine_module, command.settings).probe()))
 
     def _load(self, command: Load, _received: float) -> None:
         os.makedirs(command.cache_dir, exist_ok=True)  # noqa: PTH103
         self._send(Progress("load", "Loading the library"))
-        engine = _engine_of(command.engine_module)
-        encoder = PromptEncoder(command.model.path)
-        self._send(Progress("load", "Loading the model"))
+        engine = _engine_of(command.engine_module, command.settings)
+        if isinstance(engine, Engine):
+            self._encoder = PromptEncoder(command.model.folder)
+            self._send(Progress("load", "Loading the model"))
         report = engine.load(command.target, command.model, command.cache_dir, self._send)
         load_s = time.perf_counter() - self._process_started
-        self._engine, self._encoder = engine, encoder
-        warmup_s = self._warm_up() if command.warm_up else None
+        self._engine = engine
+        # A server is not warmed up: it is somebody else's, and may ask money for every word.
+        warmup_s = self._warm_up(engine) if command.warm_up and isinstance(engine, Engine) else None
         rss, peak = memory_bytes()
         self._loaded = Loaded(
             load_s=load_s,
@@ -193,14 +207,14 @@ class Worker:
         )
         self._send(self._loaded)
 
-    def _warm_up(self) -> float:
+    def _warm_up(self, engine: Engine) -> float:
         """A tiny generation: compilation, page-ins and thread pools must not land on the first prompt."""
         self._send(Progress("warm-up", "Warming up"))
         started = time.perf_counter()
         messages = (Message("user", WARM_UP_PROMPT),)
         request = GenerationRequest(messages, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
         left = iter(range(WARM_UP_TOKENS - 1))
-        self._engine.generate(
+        engine.generate(
             self._encoder.encode(messages),
             request,
             self._encoder.stop_ids,
@@ -214,11 +228,45 @@ class Worker:
         run = Run(command.run_id, command.request, received)
         run.cancelled = self._cancel_event(command.run_id)
         try:
-            self._run(run)
+            if isinstance(self._engine, ServedEngine):
+                self._ask(self._engine, run)
+            elif isinstance(self._engine, Engine):
+                self._run(self._engine, run)
         finally:
             self._runs.pop(command.run_id, None)
 
-    def _run(self, run: Run) -> None:
+    def _ask(self, engine: ServedEngine, run: Run) -> None:
+        """Let a server answer: its words are stamped as they arrive, its tokens are its own affair."""
+        self._send(Prompted(run.run_id, None, None))
+
+        def on_text(text: str) -> bool:
+            if run.cancelled.is_set():
+                return False
+            if text:
+                self._send(run.take(None, text, run.elapsed_s()))
+            return True
+
+        report = (
+            AnswerReport() if run.cancelled.is_set() else engine.answer(run.request, run.cancelled, on_text)
+        )
+        total_s = run.elapsed_s()
+        metrics = RunMetrics(
+            prompt_tokens=report.prompt_tokens,
+            cached_prompt_tokens=report.cached_prompt_tokens,
+            output_tokens=report.output_tokens,
+            token_offsets_s=report.token_offsets_s,
+            piece_offsets_s=tuple(run.offsets),
+            clock="server" if report.token_offsets_s else "client",
+            server=dict(report.server) or None,
+            total_s=total_s,
+            load_s=self._loaded.load_s,
+            peak_rss_bytes=memory_bytes()[1],
+        )
+        reason = "cancelled" if run.cancelled.is_set() else report.finish_reason or "stop"
+        warning = report.warning or _warning(run, reason, None)
+        self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
+
+    def _run(self, engine: Engine, run: Run) -> None:
         prompt_ids = self._encoder.encode(run.request.messages, run.request.continue_reply)
         digest = prompt_sha256(prompt_ids)
         request, context_left = self._fit(prompt_ids, run.request)
@@ -227,7 +275,7 @@ class Worker:
         stop_ids = frozenset() if request.ignore_eos else self._encoder.stop_ids
 
         def on_token(token_id: int) -> bool:
-            offset_s = time.perf_counter() - run.started
+            offset_s = run.elapsed_s()
             if run.finish_reason is not None:
                 return False
             if run.cancelled.is_set():
@@ -236,11 +284,7 @@ class Worker:
                 run.finish_reason = "stop"
             if run.finish_reason is not None:
                 return False
-            text = stream.push(token_id)
-            run.ids.append(token_id)
-            run.offsets.append(offset_s)
-            run.texts.append(text)
-            self._send(Token(run.run_id, token_id, text, offset_s))
+            self._send(run.take(token_id, stream.push(token_id), offset_s))
             if len(run.ids) >= request.max_new_tokens:
                 run.finish_reason = "length"
                 return False
@@ -250,10 +294,10 @@ class Worker:
             run.finish_reason, report = "cancelled", None
         else:
             before = time.perf_counter()
-            self._engine.make_ready(prompt_ids, request)
+            engine.make_ready(prompt_ids, request)
             run.started += time.perf_counter() - before
-            report = self._engine.generate(prompt_ids, request, stop_ids, on_token)
-        total_s = time.perf_counter() - run.started
+            report = engine.generate(prompt_ids, request, stop_ids, on_token)
+        total_s = run.elapsed_s()
         run.texts.append(stream.finish())
         metrics = RunMetrics(
             prompt_tokens=len(prompt_ids),
@@ -291,7 +335,7 @@ class Worker:
 def _warning(run: Run, reason: str, context_left: int | None) -> str | None:
     if reason == "cancelled":
         return None
-    if not run.ids:
+    if not run.offsets:
         return "The model ended its reply at once: there is no text."
     if not "".join(run.texts).strip() and not run.request.ignore_eos:
         return "The reply holds no visible text."
@@ -303,11 +347,13 @@ def _warning(run: Run, reason: str, context_left: int | None) -> str | None:
     return None
 
 
-def _engine_of(module: str) -> Engine:
+def _engine_of(module: str, settings: Mapping[str, Any]) -> AnyEngine:
     try:
-        return importlib.import_module(module).ENGINE()
+        engine: AnyEngine = importlib.import_module(module).ENGINE()
     except ImportError as error:
         raise EngineError(f"The engine module {module} cannot be loaded: {error}") from error
+    engine.take_settings(settings)
+    return engine
 
 
 def main(arguments: list[str] | None = None) -> Any:

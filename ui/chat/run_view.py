@@ -38,7 +38,8 @@ class RunView:
     """`waiting`, `preparing`, `loading`, `prefill`, `running`, `finished`, `stopped`, `failed`."""
     text: str = ""
     progress: Progress | None = None
-    tokens: int = 0
+    tokens: int | None = 0
+    """None: text comes in pieces from elsewhere, and how many tokens they are is not known (yet)."""
     ttft_s: float | None = None
     felt_ttft_s: float | None = None
     """From the key press to the first token's arrival in this process: loading and waiting included."""
@@ -68,6 +69,18 @@ class RunView:
         return self.phase in DONE_PHASES
 
 
+def whose_times(metrics: RunMetrics | None) -> str | None:
+    """Whose clock took a run's times and where its rate comes from; None where it was our worker, token by token."""
+    if metrics is None or metrics.clock == "worker":
+        return None
+    if metrics.clock == "server":
+        return "times: the server's own, token by token"
+    counted = (
+        ", rate from the server's token count over the stream's span" if metrics.rate_from_counts else ""
+    )
+    return f"times: as the text reached this computer{counted}"
+
+
 class RunFold:
     """The growing state of one run. Thread-safe."""
 
@@ -88,6 +101,8 @@ class RunFold:
         self._carried_on = carried_on
         self._texts: list[str] = [carried_on]
         self._offsets: list[float] = []
+        self._pieces: list[float] = []
+        """Arrival of text whose tokens are not seen."""
         self._started: float | None = None
         self._ended: float | None = None
 
@@ -124,17 +139,22 @@ class RunFold:
 
     def _take_token(self, token: Token) -> None:
         self._texts.append(token.text)
-        self._offsets.append(token.offset_s)
-        if len(self._offsets) == 1:
+        offsets = self._pieces if token.token_id is None else self._offsets
+        offsets.append(token.offset_s)
+        if len(offsets) == 1:
             felt_s = self._clock() - self._pressed_at if self._pressed_at is not None else None
             self._set(phase="running", ttft_s=token.offset_s, felt_ttft_s=felt_s)
 
     def _finish(self, finished: Finished) -> None:
         self._texts = [self._carried_on + finished.text]
         self._offsets = list(finished.metrics.token_offsets_s)
+        self._pieces = list(finished.metrics.piece_offsets_s)
+        if finished.metrics.prompt_tokens is not None:
+            self._set(prompt_tokens=finished.metrics.prompt_tokens)
         self._end(
             phase="stopped" if finished.finish_reason == "cancelled" else "finished",
             metrics=finished.metrics,
+            ttft_s=finished.metrics.ttft_s,
             finish_reason=finished.finish_reason,
             warning=finished.warning,
             peak_rss_bytes=finished.metrics.peak_rss_bytes,
@@ -145,8 +165,10 @@ class RunFold:
         metrics = RunMetrics(
             prompt_tokens=self._view.prompt_tokens,
             prompt_sha256=self._view.prompt_sha256,
-            output_tokens=len(self._offsets),
+            output_tokens=self._tokens(),
             token_offsets_s=tuple(self._offsets),
+            piece_offsets_s=tuple(self._pieces),
+            clock="client" if self._pieces else "worker",
             load_s=loaded.load_s if loaded else None,
             compile_s=loaded.compile_s if loaded else None,
             warmup_s=loaded.warmup_s if loaded else None,
@@ -163,6 +185,12 @@ class RunFold:
         self._ended = self._clock()
         self._set(progress=None, token_offsets_s=tuple(self._offsets), **fields)
 
+    def _tokens(self) -> int | None:
+        """Tokens so far; a finished run's own count where only pieces were seen."""
+        if self._offsets or not self._pieces:
+            return len(self._offsets)
+        return self._view.metrics.output_tokens if self._view.metrics else None
+
     def partial(self) -> tuple[str, tuple[float, ...]]:
         """Text and token offsets so far."""
         with self._lock:
@@ -177,12 +205,12 @@ class RunFold:
             return replace(
                 self._view,
                 text=self._texts[0],
-                tokens=len(self._offsets),
+                tokens=self._tokens(),
                 elapsed_s=self._elapsed_s(),
                 decode_tok_s=self._view.metrics.decode_tok_s
                 if done and self._view.metrics
                 else self._moving_rate(),
-                version=self._view.version + len(self._offsets),
+                version=self._view.version + len(self._offsets) + len(self._pieces),
             )
 
     def _elapsed_s(self) -> float | None:

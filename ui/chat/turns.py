@@ -269,8 +269,8 @@ class Turns:
             time.sleep(SAVE_EVERY_S)
             for run in runs:
                 text, offsets = run.fold.partial()
-                if run.logged and not run.done.is_set() and len(offsets) > saved[run.run_id]:
-                    saved[run.run_id] = len(offsets)
+                if run.logged and not run.done.is_set() and len(text) + len(offsets) > saved[run.run_id]:
+                    saved[run.run_id] = len(text) + len(offsets)
                     self._log(
                         lambda run=run, text=text, offsets=offsets: self._store.save_partial(
                             run.run_id, text, offsets

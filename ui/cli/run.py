@@ -11,7 +11,7 @@ from typing import Any
 from engines.protocol import DEMO_MODEL, Target
 from ui.arena import OpenArena
 from ui.chat.live_turn import LiveTurn
-from ui.chat.run_view import RunView
+from ui.chat.run_view import RunView, whose_times
 from ui.chat.settings import Settings
 
 _FAILED = 1
@@ -76,10 +76,14 @@ def run_text(view: RunView) -> str:
     metrics = view.metrics
     if metrics and metrics.ttft_s is not None:
         rate = f"{metrics.decode_tok_s:.1f} tok/s" if metrics.decode_tok_s else "one token"
+        if metrics.decode_tok_s is None and metrics.output_tokens is None:
+            rate = "rate not known"
         contended = ", contended (together with others)" if view.contended else ""
+        whose = f"; {note}" if (note := whose_times(metrics)) else ""
+        tokens = "tokens not told" if metrics.output_tokens is None else f"{metrics.output_tokens} tokens"
         lines.append(
-            f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {metrics.output_tokens} tokens, "
-            f"load {metrics.load_s:.1f} s{contended}]"
+            f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {tokens}, "
+            f"load {metrics.load_s:.1f} s{contended}{whose}]"
         )
     if view.warning:
         lines.append(f"Note: {view.warning}")
@@ -118,6 +122,10 @@ def run_document(view: RunView) -> dict[str, Any]:
         "total_s": measured("total_s"),
         "token_offsets_s": list(view.token_offsets_s),
         "peak_rss_bytes": measured("peak_rss_bytes"),
+        "clock": measured("clock"),
+        "piece_offsets_s": list(metrics.piece_offsets_s) if metrics else [],
+        "rate_from_counts": measured("rate_from_counts"),
+        "server": measured("server"),
     }
 
 

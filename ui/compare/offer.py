@@ -106,7 +106,15 @@ class Offer:
         precisions = [value for _, value in self.precision_choices(engine, device)]
         if precision not in precisions and precisions:
             precision = precisions[0]
+        served = self.models_of(engine, device)
+        if served and model.strip() not in served:
+            model = served[0]
         return Target(engine, device, precision, model.strip() or DEMO_MODEL)
+
+    def models_of(self, engine: str, device: str) -> tuple[str, ...] | None:
+        """Models that the device has of its own; None: it runs those on this computer."""
+        status = self._device(engine, device)
+        return status.models if status else None
 
     def _first_device(self, engine: str) -> str | None:
         found = self.availability.get(engine)

@@ -164,7 +164,7 @@ class Painter:
             if seen.phase == "failed":
                 said.append(f"Panel {panel}, {name}: failed.")
             else:
-                said.append(f"Panel {panel}, {name}: {seen.phase}, {fmt.counted(seen.tokens, 'token')}.")
+                said.append(f"Panel {panel}, {name}: {seen.phase}{_tokens(seen)}.")
         return f"<p>{fmt.text(' '.join(said))}</p>"
 
 
@@ -196,3 +196,7 @@ def _mark(page: Page, talk: Talk | None) -> str:
     latest = talk.latest() if talk else None
     versions = [run.view().version for run in latest.runs] if latest else []
     return f"{page.conversation_id} {talk.version if talk else 0} {page.blind} {versions}"
+
+
+def _tokens(seen: RunView) -> str:
+    return "" if seen.tokens is None else f", {fmt.counted(seen.tokens, 'token')}"

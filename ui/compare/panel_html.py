@@ -6,13 +6,14 @@ fixed height and its figures fixed places, so nothing moves while a reply stream
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engines.protocol import DEMO_MODEL, Failed, Progress, Target
 from ui import format as fmt
 from ui.chat.conversations import Run, TalkTurn
-from ui.chat.run_view import DONE_PHASES, RunView
+from ui.chat.run_view import DONE_PHASES, RunView, whose_times
 from ui.compare.offer import Trouble
 from ui.reply_html import render_kept
 
@@ -242,7 +243,20 @@ def numbers_line(view: RunView) -> str:
         facts.append(f"total {fmt.seconds(view.elapsed_s)}")
     if view.load_s is not None:
         facts.append(f"loaded in {fmt.seconds(view.load_s)}")
+    if whose := whose_times(view.metrics):
+        facts.append(whose)
+    if view.metrics and view.metrics.server:
+        facts.append(f"the server says: {server_words(view.metrics.server)}")
     return f'<p class="numbers">{" · ".join(fmt.text(fact) for fact in facts)}</p>' if facts else ""
+
+
+def server_words(server: Mapping[str, Any]) -> str:
+    """What a server says about a run, in its own names: `load_duration_s 0.31, eval_count 42`."""
+    return ", ".join(f"{name} {_figure(value)}" for name, value in server.items())
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cached(view: RunView) -> str:

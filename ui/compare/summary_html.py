@@ -42,7 +42,7 @@ def lines(turn: TalkTurn) -> list[Line]:
 def summary(turn: TalkTurn, naming: Naming) -> str:
     """The whole block under the panels; empty until the turn is done."""
     found = lines(turn)
-    if not turn.done or not any(line.view.tokens for line in found):
+    if not turn.done or not any(line.view.tokens or line.view.text for line in found):
         return ""
     if naming.hidden:
         return (
@@ -145,6 +145,12 @@ def prompt_agreement(found: Sequence[Line]) -> str:
     for line in found:
         if line.view.prompt_sha256:
             hashes.setdefault(line.view.prompt_sha256, []).append(line.panel)
+    elsewhere = [line.panel for line in found if line.view.metrics and line.view.metrics.clock != "worker"]
+    if len(hashes) < 2 and elsewhere and len(found) > 1:
+        return (
+            f'<span class="stamp warn">prompt tokens unknown</span> panel {_listed(elsewhere)}: a server made the '
+            "tokens, so nobody here can say whether they were the same"
+        )
     if len(hashes) < 2:
         return ""
     groups = " / ".join(_listed(panels) for panels in hashes.values())

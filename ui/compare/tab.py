@@ -69,6 +69,8 @@ class Compare:
     def _menus(self, page: Page, panel: int, models: list[tuple[str, str]]) -> list[Any]:
         """Updates for one panel's four menus and its notice."""
         offer, target = self.desk.offer(), page.targets[panel]
+        if served := offer.models_of(target.engine, target.device):
+            models = [(name, name) for name in served]
         trouble = offer.trouble(target)
         why = ""
         if trouble:

@@ -98,6 +98,8 @@ def format_choices(specs: Sequence[EngineSpec]) -> list[tuple[str, str]]:
     """What a model can be got ready for: [(label, target)], engines that read the same folder together."""
     engines: dict[tuple[str, str, str], list[EngineSpec]] = {}
     for spec in specs:
+        if spec.model_format is None:  # nothing to get: the model lives elsewhere
+            continue
         for device in spec.devices:
             for precision in spec.precisions:
                 key = (spec.model_format, *_kind(spec.model_format, device, precision))
