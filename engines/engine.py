@@ -24,7 +24,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+from engines.protocol import (
+    Availability,
+    Claim,
+    EngineSpec,
+    GenerationRequest,
+    PreparedModel,
+    Progress,
+    Target,
+)
 
 
 class EngineError(Exception):
@@ -71,6 +79,8 @@ class LoadReport:
     """Prompt and reply together may not exceed this; None: unknown."""
     compile_s: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    claim: Claim | None = None
+    """The devices the library itself names, and where it does; None: it tells no more than `device`."""
 
 
 @dataclass(frozen=True)

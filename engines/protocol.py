@@ -334,6 +334,16 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """Where the library says that the work runs, and what it said so with."""
+
+    devices: tuple[str, ...]
+    """In the library's own spelling: `CPU`, `GPU.0`, `cuda:0`."""
+    evidence: str
+    """A sentence for people: the property and what it holds."""
+
+
+@dataclass(frozen=True)
 class Loaded:
     load_s: float
     warmup_s: float | None
@@ -347,6 +357,8 @@ class Loaded:
     details: Mapping[str, Any] = field(default_factory=dict)
     """Properties worth keeping with the numbers: driver, attention backend, compiled precision."""
     context_tokens: int | None = None
+    claim: Claim | None = None
+    """None: the library tells no more than `device`."""
 
 
 @dataclass(frozen=True)
@@ -422,6 +434,7 @@ _TYPES = {
             GenerationRequest,
             PreparedModel,
             RunMetrics,
+            Claim,
         ),
         *(Probe, Load, Generate, Cancel, Shutdown),
         *(Ready, Probed, Progress, Loaded, Prompted, Token, Finished, Failed),

@@ -18,6 +18,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from engines.telemetry.processes import Ours
 
 _POLL_S = 0.2
 _TAIL_LINES = 400
@@ -82,6 +86,7 @@ def run(
     finally:
         _release(guard)
         exit_code = _wait(guard)
+        _work_of_ours().discard(guard.pid)
     return CommandResult(exit_code, tuple(tail), cancelled=stopped)
 
 
@@ -90,7 +95,7 @@ def _start_guard(
 ) -> subprocess.Popen[bytes]:
     # -I keeps this folder, and so our module names, off the guard's import path.
     guard = [sys.executable, "-I", str(Path(__file__).resolve()), *(str(part) for part in command)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         guard,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -99,6 +104,14 @@ def _start_guard(
         cwd=cwd,
         creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
     )
+    _work_of_ours().add(process.pid)
+    return process
+
+
+def _work_of_ours() -> Ours:
+    from engines.telemetry.processes import ours  # not above: the guard itself can import nothing of ours
+
+    return ours
 
 
 def _read_lines(guard: subprocess.Popen[bytes], lines: queue.Queue[str | None]) -> None:

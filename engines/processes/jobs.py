@@ -19,6 +19,7 @@ from typing import Any
 
 from engines.engine import EngineError, ModelError, OutOfMemoryError
 from engines.protocol import Progress
+from engines.telemetry.processes import ours
 from engines.toolkit.private_pipes import take_over_stdio
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,7 @@ def run_job(
             env={**os.environ, "PYTHONIOENCODING": "utf-8", **(environment or {})},
             creationflags=_background_flags(),
         )
+    ours.add(process.pid)
     lines: queue.Queue[bytes | None] = queue.Queue()
     reader = threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True)
     reader.start()
@@ -69,6 +71,7 @@ def run_job(
         raise _ended_without_answer(process, log_path) from None
     finally:
         _end(process)
+        ours.discard(process.pid)
         reader.join(timeout=_TERMINATE_S)
 
 

@@ -171,6 +171,10 @@ class Activity:
             if doing.number != own and doing.kind != MEASURE and doing.overlaps(since_s, until_s)
         )
 
+    def processes_elsewhere(self) -> tuple[int, ...]:
+        """Process ids of the other apps on the same data directory."""
+        return ()
+
     def _enter(self, kind: str, what: str, thread: int) -> Doing:
         self._numbers += 1
         doing = Doing(self._numbers, kind, what, self.clock())

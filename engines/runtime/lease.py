@@ -22,6 +22,7 @@ from engines.protocol import (
 )
 from engines.runtime.activity import GENERATE, Activity, Doing, GaveUpError
 from engines.runtime.worker_process import WorkerProcess
+from engines.telemetry.observer import Observed, Observer
 
 CANCEL_TIMEOUT_S = 10.0
 
@@ -63,10 +64,13 @@ class Lease:
         clock: Callable[[], float],
         note_outcome: Callable[[Slot, Finished | Failed], None],
         activity: Activity,
+        observer: Observer,
     ):
         """`note_outcome` is told how each generation ended."""
         self._slot, self._clock, self._note_outcome = slot, clock, note_outcome
-        self._activity = activity
+        self._activity, self._observer = activity, observer
+        self.observed: Observed | None = None
+        """What went on during the last generation, and where it ran; None before, and when it never began."""
         self._cancelled: set[str] = set()
         self.loaded: Loaded = slot.loaded
         self.model: PreparedModel = slot.model
@@ -74,6 +78,7 @@ class Lease:
     def generate(self, run_id: str, request: GenerationRequest, on_event: OnEvent) -> Finished | Failed:
         """Run one generation; events reach `on_event` on the worker's reader thread. Never raises."""
         slot, outcome, done = self._slot, [], threading.Event()
+        self.observed = None
 
         def listen(event: Event) -> None:
             if isinstance(event, (Finished, Failed)):
@@ -89,12 +94,14 @@ class Lease:
                     "crashed", "The worker process ended before the prompt reached it.", run_id=run_id
                 )
             try:
-                with self._generating(run_id, on_event):
+                with self._generating(run_id, on_event) as doing:
+                    watch = self._observer.watch(doing, worker.pid)
                     slot.on_event, slot.phase = listen, "busy"
                     worker.send(Generate(run_id, request))
                     if run_id in self._cancelled:
                         worker.send(Cancel(run_id))
                     self._wait(run_id, worker, done, outcome)
+                    self.observed = watch.ended(slot.target.device, self.loaded)
             except GaveUpError:
                 return Failed("cancelled", "Stopped before it began.", run_id=run_id)
             slot.on_event = None

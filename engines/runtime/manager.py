@@ -37,6 +37,7 @@ from engines.runtime.activity import LOAD, Activity, GaveUpError
 from engines.runtime.lease import Lease, Slot
 from engines.runtime.prober import InterpreterSource, Prober
 from engines.runtime.worker_process import WorkerProcess
+from engines.telemetry.observer import Observer
 
 KEEP_ALIVE_S = 300.0
 CRASHES_UNTIL_BLOCKED = 2
@@ -105,6 +106,7 @@ class EngineManager:
         register of what uses the machine, shared with the model library; `settings`: the owner's settings that
         workers can be told, by the name in `EngineSpec.settings`."""
         self.activity = activity or Activity()
+        self.observer = Observer(self.activity)
         self._clock = clock
         self.specs = {spec.name: spec for spec in specs}
         self.keep_alive_s = keep_alive_s
@@ -188,7 +190,7 @@ class EngineManager:
             slot.users += 1
         try:
             self._ensure_loaded(slot, on_progress, cancelled)
-            yield Lease(slot, self._clock, self._note_outcome, self.activity)
+            yield Lease(slot, self._clock, self._note_outcome, self.activity, self.observer)
         finally:
             with self._lock:
                 slot.users -= 1

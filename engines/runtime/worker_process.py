@@ -25,6 +25,7 @@ from engines.protocol import (
     decode,
     encode,
 )
+from engines.telemetry.processes import ours
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
@@ -106,6 +107,7 @@ class WorkerProcess:
                 )
         except OSError as error:
             return Failed("error", f"The worker could not be started with {self._interpreter}: {error}")
+        ours.add(self._popen.pid)
         threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
         if not self._ready.wait(timeout_s):
             self.stop(grace_s=0)
@@ -139,6 +141,7 @@ class WorkerProcess:
                 else:
                     self._listener(event)
         self._popen.wait()
+        ours.discard(self._popen.pid)
         self._ended.set()
         if not self._stopping:
             crashed = self._crash_report()

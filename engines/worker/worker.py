@@ -204,6 +204,7 @@ class Worker:
             versions=installed_versions(),
             details=dict(report.details),
             context_tokens=report.context_tokens,
+            claim=report.claim,
         )
         self._send(self._loaded)
 

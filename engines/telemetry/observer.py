@@ -1,0 +1,82 @@
+"""Watches each run from its first to its last moment: what disturbed it, and where it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engines.protocol import Loaded
+from engines.telemetry import placement, power
+from engines.telemetry.devices_seen import DevicesSeen
+from engines.telemetry.disturbance import Conditions, Overlap, Watch
+from engines.telemetry.placement import Placement
+
+
+class Begun(Overlap, Protocol):
+    """What is needed of an entry in the register of what uses the machine."""
+
+    @property
+    def started_s(self) -> float: ...
+
+
+class Register(Protocol):
+    """What is needed of that register (engines/runtime/activity.py)."""
+
+    @property
+    def clock(self) -> Callable[[], float]: ...
+
+    def overlapping(self, since_s: float, until_s: float, *, besides: Any) -> Sequence[Overlap]: ...
+
+    def processes_elsewhere(self) -> Iterable[int]: ...
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of one run."""
+
+    conditions: Conditions
+    placement: Placement
+
+
+class RunWatch:
+    """One run under observation."""
+
+    def __init__(
+        self,
+        activity: Register,
+        doing: Begun,
+        worker_pid: int | None,
+        devices: Callable[[float, float, int | None], DevicesSeen],
+    ):
+        self._activity, self._doing, self._pid, self._devices = activity, doing, worker_pid, devices
+        self._watch = Watch(power.in_words, activity.processes_elsewhere)
+
+    def ended(self, requested: str, loaded: Loaded) -> Observed:
+        """The run is over; call before its `doing` is left."""
+        since, until = self._doing.started_s, self._activity.clock()
+        seen = self._devices(since, until, self._pid)
+        conditions = self._watch.ended(self._activity.overlapping(since, until, besides=self._doing), seen)
+        cores = None if self._pid is None else self._watch.cpu_cores_of(self._pid)
+        return Observed(conditions, placement.judge(requested, loaded, cores, seen))
+
+
+def nothing_seen(_since_s: float, _until_s: float, _pid: int | None) -> DevicesSeen:
+    """Where no accelerator can be looked at."""
+    return DevicesSeen()
+
+
+class Observer:
+    """Starts the watch over a run; one for the whole app."""
+
+    def __init__(
+        self,
+        activity: Register,
+        devices: Callable[[float, float, int | None], DevicesSeen] = nothing_seen,
+    ):
+        """`devices`: what was seen of the accelerators between two readings of the clock, for a worker."""
+        self._activity, self._devices = activity, devices
+
+    def watch(self, doing: Begun, worker_pid: int | None) -> RunWatch:
+        """Call inside the run's `doing`, just before the worker is told to begin."""
+        return RunWatch(self._activity, doing, worker_pid, self._devices)

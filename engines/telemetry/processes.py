@@ -1,0 +1,272 @@
+"""Processor time by process: what is ours, and what other programs took meanwhile.
+
+Two snapshots, one when a run begins and one when it ends, are enough: the system counts for us. Ours is what this app
+started for its work (`ours`), this process itself, and what other apps on the same data directory tell of. A snapshot
+costs one to three milliseconds and is taken outside the timed part of a run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_KERNEL_THREADS_OF_LINUX = 2
+"""Process id of kthreadd, the parent of every kernel thread."""
+_SYSTEM_OF_WINDOWS = (0, 4)
+"""The idle process and the kernel's own."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """One process and the processor time it has used."""
+
+    pid: int
+    parent: int
+    name: str
+    started: float
+    """Tells two processes apart that have had one id: in the system's own unit."""
+    cpu_s: float
+    """Its own, and that of its children that have ended where the system adds it (Linux)."""
+    rss_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Processor time of everything at one moment."""
+
+    at_s: float
+    """`time.monotonic()`."""
+    busy_s: float
+    """All cores together, since the system's start."""
+    processes: Mapping[int, Used]
+    swapped_bytes: int | None = None
+    """Swapped in and out since the system's start."""
+
+    def family(self, roots: Iterable[int]) -> set[int]:
+        """These processes and everything they have started, directly or not."""
+        children: dict[int, list[Used]] = {}
+        for used in self.processes.values():
+            children.setdefault(used.parent, []).append(used)
+        found: set[int] = set()
+        waiting = [pid for pid in roots if pid in self.processes]
+        while waiting:
+            pid = waiting.pop()
+            if pid in found:
+                continue
+            found.add(pid)
+            born = self.processes[pid].started
+            # An id is used again: a child is never older than its parent.
+            waiting += [child.pid for child in children.get(pid, ()) if child.started >= born]
+        return found
+
+
+@dataclass(frozen=True)
+class CpuTaken:
+    """Processor seconds between two snapshots."""
+
+    window_s: float
+    ours_s: float
+    foreign_s: float
+    """Of programs that are not ours; what the kernel did for everybody is neither."""
+    programs: tuple[tuple[str, float], ...]
+    """Name -> seconds of the foreign programs that took most, the greediest first."""
+    swapped_bytes: int | None = None
+
+
+class Ours:
+    """The processes this app has started for its work; whoever starts one says so. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._pids: set[int] = set()
+        self._lock = threading.Lock()
+
+    def add(self, pid: int) -> None:
+        with self._lock:
+            self._pids.add(pid)
+
+    def discard(self, pid: int) -> None:
+        with self._lock:
+            self._pids.discard(pid)
+
+    def pids(self) -> frozenset[int]:
+        """Them, and this process itself."""
+        with self._lock:
+            return frozenset((*self._pids, os.getpid()))
+
+
+ours = Ours()
+"""Of this process. What else it may have started (a browser to show the page) is not work of ours."""
+
+
+def snapshot() -> Snapshot:
+    """The processor time of every process that can be seen, now."""
+    return Snapshot(time.monotonic(), _busy_s(), _list_processes(), _swapped_bytes())
+
+
+def taken(
+    before: Snapshot, after: Snapshot, our_roots: Iterable[int], started_by_us: Iterable[int] = ()
+) -> CpuTaken:
+    """What ours and what others took between two snapshots.
+
+    `our_roots`: processes of ours, their children are not; `started_by_us`: processes of ours with all theirs.
+    """
+    window_s = max(after.at_s - before.at_s, 1e-6)
+    own = {pid for pid in our_roots if pid in after.processes or pid in before.processes}
+    own |= after.family(started_by_us) | before.family(started_by_us)
+    ours_s = sum(_grown(before, after, pid) for pid in own)
+    kernel = _kernels_own(before) | _kernels_own(after)
+    kernel_s = sum(_grown(before, after, pid) for pid in kernel)
+    others = {
+        pid: _grown(before, after, pid)
+        for pid in {**before.processes, **after.processes}
+        if pid not in own and pid not in kernel
+    }
+    listed_s = sum(others.values())
+    # The system's own count also has what cannot be listed (another container, a protected process), but it is
+    # made of ticks: up to two of them per core belong to nobody.
+    cores = os.cpu_count() or 1
+    counted_s = after.busy_s - before.busy_s - ours_s - kernel_s - 2 * cores / TICKS_A_SECOND
+    return CpuTaken(
+        window_s,
+        max(ours_s, 0.0),
+        max(listed_s, counted_s, 0.0),
+        _by_name({**before.processes, **after.processes}, others),
+        _swapped(before, after),
+    )
+
+
+def _grown(before: Snapshot, after: Snapshot, pid: int) -> float:
+    now, old = after.processes.get(pid), before.processes.get(pid)
+    if now is None:
+        # Where the system adds an ended child's whole time to its parent, what it used before must come off again.
+        adopted = old is not None and sys.platform == "linux" and old.parent in after.processes
+        return -old.cpu_s if old is not None and adopted else 0.0
+    if old is None or old.started != now.started:
+        return now.cpu_s  # new since: all it has used was used meanwhile
+    return max(0.0, now.cpu_s - old.cpu_s)
+
+
+def _by_name(
+    known: Mapping[int, Used], seconds: Mapping[int, float], most: int = 5
+) -> tuple[tuple[str, float], ...]:
+    summed: dict[str, float] = {}
+    for pid, used_s in seconds.items():
+        name = known[pid].name
+        summed[name] = summed.get(name, 0.0) + used_s
+    greedy = sorted(summed.items(), key=lambda pair: -pair[1])[:most]
+    return tuple((name, round(used_s, 3)) for name, used_s in greedy if used_s > 0)
+
+
+def _swapped(before: Snapshot, after: Snapshot) -> int | None:
+    if before.swapped_bytes is None or after.swapped_bytes is None:
+        return None
+    return max(0, after.swapped_bytes - before.swapped_bytes)
+
+
+def _kernels_own(taken_at: Snapshot) -> set[int]:
+    if sys.platform == "win32":
+        return {pid for pid in _SYSTEM_OF_WINDOWS if pid in taken_at.processes}
+    if sys.platform == "linux":
+        found = taken_at.processes.get(_KERNEL_THREADS_OF_LINUX)
+        if found is None or found.name != "kthreadd":  # in a container it is an ordinary process
+            return set()
+        return taken_at.family((_KERNEL_THREADS_OF_LINUX,))
+    return set()
+
+
+def _busy_s() -> float:
+    """Processor time used by everything, all cores together; waiting and what a hypervisor took away left out."""
+    times = psutil.cpu_times()
+    known = ("user", "nice", "system", "irq", "softirq", "interrupt", "dpc")
+    # On Windows interrupt and DPC time are inside system already.
+    names = known[:5] if sys.platform != "win32" else ("user", "system")
+    return float(sum(getattr(times, name, 0.0) for name in names))
+
+
+def _swapped_bytes() -> int | None:
+    if sys.platform != "linux":
+        return (
+            None  # psutil has no such counter elsewhere; Windows' is a performance counter (windows_counters)
+        )
+    try:
+        found = psutil.swap_memory()
+    except (OSError, RuntimeError):
+        return None
+    return int(found.sin + found.sout)
+
+
+def _list_processes() -> dict[int, Used]:
+    if sys.platform == "linux":
+        return dict(_linux_processes(Path("/proc")))
+    if sys.platform == "win32":
+        from engines.telemetry.windows_processes import list_processes
+
+        return {listed[0]: Used(*listed) for listed in list_processes()}
+    return _own_processes()
+
+
+def _linux_processes(proc: Path) -> Iterable[tuple[int, Used]]:
+    with os.scandir(proc) as entries:
+        names = [entry.name for entry in entries if entry.name.isdigit()]
+    for name in names:
+        try:
+            with open(f"{proc}/{name}/stat", "rb") as stat:  # noqa: PTH123 - hundreds of them, twice a run
+                text = stat.read()
+        except OSError:
+            continue  # it has ended meanwhile
+        found = parse_stat(text)
+        if found is not None:
+            yield found.pid, found
+
+
+def parse_stat(text: bytes) -> Used | None:
+    """One line of `/proc/PID/stat`, as proc_pid_stat(5) describes it; None when it is none.
+
+    The name stands in parentheses and may itself hold parentheses and spaces.
+    """
+    start, end = text.find(b"("), text.rfind(b")")
+    fields = text[end + 1 :].split()
+    if start < 0 or end < start or len(fields) < 22:
+        return None
+    try:
+        ticks = sum(int(fields[index]) for index in (11, 12, 13, 14))  # utime, stime, cutime, cstime
+        return Used(
+            int(text[:start]),
+            int(fields[1]),
+            text[start + 1 : end].decode("utf-8", "replace"),
+            float(fields[19]),
+            ticks / TICKS_A_SECOND,
+            int(fields[21]) * _PAGE_BYTES,
+        )
+    except ValueError:
+        return None
+
+
+def _own_processes() -> dict[int, Used]:
+    """This process and what it has started, where the others may not be read."""
+    found = {}
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        try:
+            with process.oneshot():
+                times = process.cpu_times()
+                found[process.pid] = Used(
+                    process.pid,
+                    process.ppid(),
+                    process.name(),
+                    process.create_time(),
+                    times.user + times.system,
+                    process.memory_info().rss,
+                )
+        except psutil.Error:
+            continue
+    return found
