@@ -21,6 +21,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from engines.endpoints.registry import SETTINGS, Endpoints, parse_option
+from engines.engine import EngineError
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.models.library import ModelLibrary
@@ -41,22 +43,37 @@ class SettingsError(Exception):
     """The app cannot start as it was told to; the message is one clear sentence."""
 
 
-def build(data_dir: Path, python: str | None = None) -> Arena:
-    """Build the store, the library, the manager and the turns on a data directory."""
+def build(data_dir: Path, python: str | None = None, endpoints: Sequence[str] = ()) -> Arena:
+    """Build the store, the library, the manager and the turns on a data directory.
+
+    `endpoints`: servers for this start only, as NAME=URL. Raises SettingsError for what is none.
+    """
+    servers = Endpoints(data_dir)
+    try:
+        for option in endpoints:
+            servers.add(*parse_option(option), lasting=False)
+    except EngineError as error:
+        raise SettingsError(f"{error} {error.remedy or ''}".strip()) from error
     store = Store(data_dir / DATABASE_NAME)
     activity = Activity()
     library = ModelLibrary(data_dir, activity=activity)
     environments = Environments(data_dir, python, activity=activity)
     manager = EngineManager(
-        data_dir, library, environments, remembered_peak=store.peak_rss, activity=activity
+        data_dir,
+        library,
+        environments,
+        remembered_peak=store.peak_rss,
+        activity=activity,
+        settings={SETTINGS: servers.for_workers},
     )
-    return Arena(data_dir, store, library, environments, manager, Turns(manager, store, machine_facts))
+    turns = Turns(manager, store, machine_facts)
+    return Arena(data_dir, store, library, environments, servers, manager, turns)
 
 
 @contextlib.contextmanager
 def arena_on(arguments: argparse.Namespace) -> Iterator[Arena]:
     """The app's parts for as long as a command runs; every worker is gone afterwards."""
-    arena = build(writable(arguments.data_dir), arguments.python)
+    arena = build(writable(arguments.data_dir), arguments.python, arguments.endpoint)
     try:
         yield arena
     finally:
@@ -184,6 +201,14 @@ def _common() -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help="Python 3.11 or 3.12 to build the Intel NPU environment with",
     )
+    common.add_argument(
+        "--endpoint",
+        action="append",
+        default=argparse.SUPPRESS,
+        metavar="NAME=URL",
+        help="an OpenAI-compatible server as a backend, for this start: its lanes are endpoint/NAME/served@MODEL; "
+        "its key is taken from NAME_API_KEY in the environment; may be repeated",
+    )
     return common
 
 
@@ -194,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
         description="One prompt, every local backend, side by side. Without a command: serve the page.",
         parents=[_common()],
     )
-    main_parser.set_defaults(run=serve, data_dir=default_data_dir(), python=None)
+    main_parser.set_defaults(run=serve, data_dir=default_data_dir(), python=None, endpoint=[])
     main_parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this PC only)"
     )

@@ -1,6 +1,7 @@
 """The engines: `ENGINES` is the explicit list. Adding one is a module, a line here, and perhaps an environment."""
 
 from engines import (
+    endpoint_engine,
     intel_npu_engine,
     onnxruntime_genai_engine,
     openvino_genai_engine,
@@ -15,6 +16,7 @@ ENGINES: tuple[EngineSpec, ...] = (
     onnxruntime_genai_engine.SPEC,
     intel_npu_engine.SPEC,
     transformers_engine.SPEC,
+    endpoint_engine.SPEC,
 )
 
 

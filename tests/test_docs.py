@@ -13,7 +13,7 @@ README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 
 def engine_rows() -> list[str]:
     return [
-        f"| `{spec.name}` | [{spec.title}]({spec.homepage}) | {', '.join(spec.devices)} | "
+        f"| `{spec.name}` | [{spec.title}]({spec.homepage}) | {', '.join(spec.devices) or 'those you add'} | "
         f"{', '.join(spec.precisions)} | {'yes' if spec.reuses_kv_cache else 'no'} |"
         for spec in ENGINES
     ]

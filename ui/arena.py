@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.endpoints.registry import Endpoints
 from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
 from engines.runtime.manager import EngineManager
@@ -23,6 +24,7 @@ class Arena:
     store: Store
     library: ModelLibrary
     environments: Environments
+    endpoints: Endpoints
     manager: EngineManager
     turns: Turns
 

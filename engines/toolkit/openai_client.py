@@ -1,0 +1,313 @@
+"""A server through the `openai` package: what it tells in its stream, and what went wrong in one sentence each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from engines.engine import AnswerReport, ServerError
+
+if TYPE_CHECKING:
+    import openai
+
+_T = TypeVar("_T")
+OFFSETS_HEADER = "X-Backend-Arena"
+"""Sent with every request: another Backend Arena then adds the time of each token to its `timings`."""
+CONNECT_S = 5.0
+_FIRST_PIECE_S = 1800.0
+"""A server may load a model first, or read a long prompt."""
+_ROOTS = ("", "/v1", "/v3", "/api/v1")
+"""Where servers keep the API when only host and port were given: /v3 is OpenVINO Model Server, /api/v1 lemonade."""
+_OPTIONAL = ("stream_options", "seed", "temperature", "top_p")
+"""Fields that a server may refuse and the request can do without; which of the person's it refused is told."""
+
+
+@dataclass(frozen=True)
+class Address:
+    name: str
+    url: str
+    key: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.url})"
+
+
+class Heard:
+    """What a stream has told so far."""
+
+    def __init__(self) -> None:
+        self.finish_reason: str | None = None
+        self.pieces = 0
+        self._usage: Any = None
+        self._server: dict[str, Any] = {}
+        self._offsets: tuple[float, ...] = ()
+
+    def take(self, chunk: Any) -> str:
+        """The chunk's text, if it has any."""
+        self._usage = getattr(chunk, "usage", None) or self._usage
+        extra = getattr(chunk, "model_extra", None) or {}
+        timings = extra.get("timings")
+        if isinstance(timings, dict):
+            timings = dict(timings)
+            offsets = timings.pop("token_offsets_s", None)
+            if isinstance(offsets, list) and all(isinstance(offset, (int, float)) for offset in offsets):
+                self._offsets = tuple(float(offset) for offset in offsets)
+            self._server.update(_plain(timings))
+        # Ollama's own durations are nanoseconds.
+        durations = {name: value for name, value in extra.items() if name.endswith("_duration")}
+        self._server.update(
+            {f"{name}_s": value / 1e9 for name, value in durations.items() if isinstance(value, (int, float))}
+        )
+        if not chunk.choices:
+            return ""
+        choice = chunk.choices[0]
+        self.finish_reason = choice.finish_reason or self.finish_reason
+        delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
+        text = (getattr(delta, "content", None) or "") if delta is not None else ""
+        self.pieces += bool(text)
+        return text
+
+    def report(self, refused: set[str]) -> AnswerReport:
+        """`refused`: settings of the person's that the server does not take."""
+        usage = self._usage
+        details = getattr(usage, "prompt_tokens_details", None)
+        return AnswerReport(
+            finish_reason="length" if self.finish_reason == "length" else "stop",
+            prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+            cached_prompt_tokens=_count(getattr(details, "cached_tokens", None)),
+            output_tokens=_count(getattr(usage, "completion_tokens", None)),
+            token_offsets_s=self._offsets,
+            server=self._server,
+            warning=f"The server does not take: {', '.join(sorted(refused))}." if refused else None,
+        )
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers and short words only: what a server says goes into the log and onto the page."""
+    return {
+        str(name)[:60]: value if not isinstance(value, str) else value[:120]
+        for name, value in list(values.items())[:40]
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    }
+
+
+class Client:
+    """One server through the `openai` package; everything that goes wrong becomes a ServerError."""
+
+    def __init__(self, address: Address, timeout_s: float = _FIRST_PIECE_S):
+        import httpx2
+        import openai
+
+        self.address, self.url = address, address.url
+        host = httpx2.URL(address.url).host
+        self._http = openai.DefaultAsyncHttpxClient(
+            timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
+            trust_env=not _is_loopback(host),  # a proxy is for what is outside
+            follow_redirects=False,
+        )
+        self._openai = openai.AsyncOpenAI(
+            base_url=address.url,
+            api_key=address.key or "none",
+            http_client=self._http,
+            max_retries=0,  # a second try would be measured as one slow answer
+            default_headers={OFFSETS_HEADER: "token-offsets"},
+        )
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._openai.close()
+
+    async def models(self) -> tuple[str, ...]:
+        """Names of its models, none where it does not list them; finds out under which path its API is."""
+        import httpx2
+
+        bare = httpx2.URL(self.address.url).path in ("", "/")
+        problem: ServerError | None = None
+        for root in _ROOTS if bare else ("",):
+            self._openai.base_url = self.url = self.address.url.rstrip("/") + root
+            try:
+                return await self._told(self._list())
+            except ServerError as error:
+                problem = problem or error
+                if not isinstance(error, _NotTheApiError):
+                    raise
+        assert problem is not None
+        if isinstance(problem, _NotTheApiError) and problem.status == 404 and not bare:
+            return ()  # it may well answer all the same
+        raise problem
+
+    async def _list(self) -> tuple[str, ...]:
+        raw = await self._openai.models.with_raw_response.list()
+        try:
+            listed = json.loads(raw.text)["data"]
+            return tuple(str(entry["id"]) for entry in listed)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _NotTheApiError(*self._not_json(raw.headers), 200) from error
+
+    def _not_json(self, headers: Mapping[str, str]) -> tuple[str, str]:
+        kind = headers.get("content-type", "").split(";")[0]
+        what = "a web page (HTML)" if "html" in kind else f"something else ({kind or 'no type'})"
+        return (
+            f"{self.address} answers with {what} where an OpenAI-compatible API should be.",
+            "Correct its address: it usually ends in /v1.",
+        )
+
+    async def chunks(self, fields: dict[str, Any], refused: set[str], stall_s: float) -> AsyncIterator[Any]:
+        """The answer, piece by piece; fields the server refuses by name are left out, and that is remembered."""
+        stream = await self._told(self._open(fields, refused))
+        patience_s = _FIRST_PIECE_S
+        try:
+            while True:
+                try:
+                    chunk = await self._told(
+                        asyncio.wait_for(anext(stream, None), patience_s), streaming=True
+                    )
+                except TimeoutError as error:
+                    raise self.stopped(f"nothing came for {patience_s:g} s") from error
+                if chunk is None:
+                    return
+                patience_s = stall_s
+                yield chunk
+        finally:
+            if hasattr(stream, "close"):
+                await stream.close()
+
+    async def _open(self, fields: dict[str, Any], refused: set[str]) -> Any:
+        import openai
+
+        while True:
+            sent = {name: value for name, value in fields.items() if name not in refused}
+            if "max_tokens" in refused:
+                sent["max_completion_tokens"] = fields["max_tokens"]
+            try:
+                raw = await self._openai.chat.completions.with_raw_response.create(**sent)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                named = [n for n in ("max_tokens", *_OPTIONAL) if n in sent and n in str(error)]
+                if not named:
+                    raise
+                refused.add(named[0])
+                continue
+            kind = raw.headers.get("content-type", "")
+            if "event-stream" in kind:
+                return raw.parse()
+            if "json" in kind:
+                return _once(raw)
+            raise ServerError(*self._not_json(raw.headers))
+
+    def stopped(self, why: str) -> ServerError:
+        return ServerError(
+            f"The stream of {self.address} stopped before its end: {why}.",
+            "Look into the server's own log; send the prompt again.",
+        )
+
+    async def _told(self, asking: Awaitable[_T], *, streaming: bool = False) -> _T:
+        import httpx2
+        import openai
+
+        try:
+            return await asking
+        except openai.APIStatusError as error:
+            raise self._status_error(error) from error
+        except (openai.APIConnectionError, httpx2.HTTPError) as error:
+            if streaming:
+                raise self.stopped("the connection was lost") from error
+            raise self._connection_error(error) from error
+        except openai.APIError as error:  # an error object in mid-stream
+            raise ServerError(f"{self.address} gave up: {_said(error)}.", "Look into its log.") from error
+
+    def _status_error(self, error: openai.APIStatusError) -> ServerError:
+        status, said = error.status_code, _said(error)
+        html = "html" in error.response.headers.get("content-type", "")
+        if status in (401, 403):
+            what = "refuses the key" if self.address.key else "wants a key, and none is kept for it"
+            return ServerError(
+                f"{self.address} {what} ({status}).",
+                "Give its key on the System tab, or in an environment variable.",
+            )
+        if status == 404:
+            told = "." if html or not said else f": {said}."
+            return _NotTheApiError(
+                f"{self.address} does not know this address or model (404){told}",
+                "Choose one of its models, and look whether its address ends as it should (usually in /v1).",
+                404,
+            )
+        if status == 429:
+            after = error.response.headers.get("retry-after")
+            wait = f" in {after} s" if after and after.isdigit() else " later"
+            return ServerError(
+                f"{self.address} takes no more requests for now (429): {said}.", f"Try again{wait}."
+            )
+        if 300 <= status < 400:
+            where = error.response.headers.get("location", "elsewhere")
+            return ServerError(
+                f"{self.address} sends us on to {where} ({status}).", "Give that address, if you trust it."
+            )
+        if status >= 500:
+            return ServerError(
+                f"{self.address} failed ({status}): {said}.", "Look into the server's own log."
+            )
+        return ServerError(f"{self.address} refuses the request ({status}): {said}.")
+
+    def _connection_error(self, error: Exception) -> ServerError:
+        if type(error).__name__.endswith("TimeoutError"):
+            return ServerError(f"{self.address} did not answer in time.", _START_IT)
+        causes = [cause for cause in _causes(error) if str(cause)]
+        reason = str(causes[-1]).strip() if causes else "no reason given"
+        if any(isinstance(c, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in str(c) for c in causes):
+            return ServerError(
+                f"The certificate of {self.address} is not trusted: {_short(reason)}.",
+                "Name its authority's certificate in SSL_CERT_FILE, or use an address whose certificate is trusted.",
+            )
+        return ServerError(f"{self.address} cannot be reached: {_short(reason)}.", _START_IT)
+
+
+class _NotTheApiError(ServerError):
+    """Nothing OpenAI-like is under this path; it may be under another."""
+
+    def __init__(self, message: str, remedy: str, status: int):
+        super().__init__(message, remedy)
+        self.status = status
+
+
+_START_IT = "Start the server, or correct its address on the System tab."
+
+
+async def _once(raw: Any) -> AsyncIterator[Any]:
+    """A server that does not stream: the whole answer is one piece."""
+    from openai.types.chat import ChatCompletion
+
+    yield ChatCompletion.construct(**json.loads(await raw.http_response.aread()))
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found: list[BaseException] = []
+    while error is not None and len(found) < 10:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _said(error: openai.APIError) -> str:
+    """What the server wrote, one line of it."""
+    body = error.body
+    message = body.get("message") if isinstance(body, dict) else None
+    return _short(message if isinstance(message, str) else error.message)
+
+
+def _short(text: str, longest: int = 240) -> str:
+    line = " ".join(text.split()).rstrip(".")
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")

@@ -1,0 +1,253 @@
+"""A server that speaks OpenAI's API well or badly: the model's name says how.
+
+A real HTTP server in a thread of the test; what it was sent is kept in `requests`, and `gone` is set when a client
+goes away in mid-stream.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+WORDS = ("Hello", " from", " far", " away", ".")
+USAGE = {
+    "prompt_tokens": 11,
+    "completion_tokens": 9,
+    "total_tokens": 20,
+    "prompt_tokens_details": {"cached_tokens": 4},
+}
+MODELS = (
+    *("good", "silent", "llama", "ollama", "arena", "whole", "old", "strict", "thinks"),
+    *(
+        "no-key",
+        "no-model",
+        "too-many",
+        "broken",
+        "stops",
+        "cut",
+        "error-inside",
+        "html",
+        "hangs",
+        "away",
+        "slow",
+    ),
+)
+
+
+class ServerDouble(ThreadingHTTPServer):
+    """`with ServerDouble() as double: double.url`. `key`: the one it wants."""
+
+    daemon_threads = True
+
+    def __init__(self, key: str | None = None, root: str = "/v1", tls: Any = None, html: bool = False):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.key, self.root, self.html = key, root, html
+        self.requests: list[dict[str, Any]] = []
+        self.gone = threading.Event()
+        self.scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        return self.address + self.root
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass  # clients go away on purpose
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: ServerDouble
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.server.html:
+            self._answer(200, b"<html><body>Welcome to my router</body></html>", "text/html")
+        elif self.path != f"{self.server.root}/models":
+            self._answer(404, b"<html>not found</html>", "text/html")
+        elif self._allowed():
+            data = [{"id": name, "object": "model", "owned_by": "double"} for name in MODELS]
+            self._json(200, {"object": "list", "data": data})
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length))
+        self.server.requests.append({"body": body, "headers": dict(self.headers)})
+        if self._allowed():
+            getattr(self, "_" + body["model"].replace("-", "_"))(body)
+
+    def _allowed(self) -> bool:
+        if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
+            self._json(401, {"error": {"message": "Incorrect API key provided", "type": "auth"}})
+            return False
+        return True
+
+    # --- habits ----------------------------------------------------------------------------------------
+
+    def _good(self, _body: Any) -> None:
+        self._stream([*_texts(), _end(), {"choices": [], "usage": USAGE}])
+
+    def _silent(self, _body: Any) -> None:
+        self._stream([*_texts(), _end("length")])
+
+    def _llama(self, _body: Any) -> None:
+        timings = {
+            "prompt_n": 7,
+            "prompt_ms": 35.5,
+            "predicted_n": 9,
+            "predicted_per_second": 61.5,
+            "cache_n": 4,
+        }
+        self._stream([*_texts(), {**_end(), "timings": timings}, {"choices": [], "usage": USAGE}])
+
+    def _ollama(self, _body: Any) -> None:
+        durations = {"total_duration": 2_500_000_000, "load_duration": 1_250_000_000, "eval_count": 9}
+        self._stream([*_texts(), {**_end(), **durations}, {"choices": [], "usage": USAGE}])
+
+    def _arena(self, _body: Any) -> None:
+        offsets = [0.5 + 0.125 * i for i in range(9)]
+        asked = self.headers.get("X-Backend-Arena") == "token-offsets"
+        timings = {"ttft_ms": 500.0, **({"token_offsets_s": offsets} if asked else {})}
+        self._stream([*_texts(), _end(), {"choices": [], "usage": USAGE, "timings": timings}])
+
+    def _whole(self, _body: Any) -> None:
+        message = {"role": "assistant", "content": "".join(WORDS)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        self._json(200, {"object": "chat.completion", "choices": [choice], "usage": USAGE})
+
+    def _old(self, body: Any) -> None:
+        """Knows only the oldest fields."""
+        for name in ("stream_options", "seed"):
+            if name in body:
+                self._json(400, {"error": {"message": f"Unrecognized request argument: {name}"}})
+                return
+        self._good(body)
+
+    def _strict(self, body: Any) -> None:
+        if "max_tokens" in body:
+            text = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            self._json(400, {"error": {"message": text}})
+            return
+        self._good(body)
+
+    def _thinks(self, _body: Any) -> None:
+        thoughts = [_delta({"reasoning_content": text}) for text in ("Let me", " see.")]
+        self._stream([*thoughts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
+
+    def _no_key(self, _body: Any) -> None:
+        self._json(401, {"error": {"message": "Incorrect API key provided"}})
+
+    def _no_model(self, _body: Any) -> None:
+        self._json(404, {"error": {"message": "The model `no-model` does not exist"}})
+
+    def _too_many(self, _body: Any) -> None:
+        self._json(429, {"error": {"message": "Rate limit reached"}}, {"Retry-After": "20"})
+
+    def _broken(self, _body: Any) -> None:
+        self._json(500, {"error": {"message": "CUDA error: out of memory"}})
+
+    def _away(self, _body: Any) -> None:
+        self._json(302, {}, {"Location": "http://elsewhere.example/v1"})
+
+    def _html(self, _body: Any) -> None:
+        self._answer(200, b"<html><body>Please log in to the Wi-Fi</body></html>", "text/html")
+
+    def _stops(self, _body: Any) -> None:
+        """Ends the stream politely, in the middle of a sentence."""
+        self._stream(_texts(3), done=False)
+
+    def _cut(self, _body: Any) -> None:
+        """The connection breaks in the middle of a chunk."""
+        self._stream(_texts(3), done=False, broken=True)
+
+    def _error_inside(self, _body: Any) -> None:
+        self._stream([*_texts(2), {"error": {"message": "The model runner has crashed", "type": "server"}}])
+
+    def _hangs(self, _body: Any) -> None:
+        """A few words, then silence; notices when the client goes."""
+        self._stream(_texts(2), done=False, then=self._wait_until_gone)
+
+    def _slow(self, _body: Any) -> None:
+        """Never a word: as while a model loads."""
+        self._wait_until_gone()
+
+    # --- sending ---------------------------------------------------------------------------------------
+
+    def _wait_until_gone(self) -> None:
+        for _ in range(600):
+            readable, _, _ = select.select([self.connection], [], [], 0.1)
+            if readable and not self.connection.recv(1024):
+                self.server.gone.set()
+                return
+
+    def _stream(self, chunks: Any, *, done: bool = True, broken: bool = False, then: Any = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for chunk in chunks:
+            self._chunk(f"data: {json.dumps({'id': 'x', 'object': 'chat.completion.chunk', **chunk})}\n\n")
+            time.sleep(0.02)
+        if then:
+            then()
+        if broken:
+            self.wfile.write(b"ff\r\ndata: {")
+            self.close_connection = True
+            return
+        if done:
+            self._chunk("data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, text: str) -> None:
+        data = text.encode()
+        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        self.wfile.flush()
+
+    def _json(self, status: int, document: Any, headers: dict[str, str] | None = None) -> None:
+        self._answer(status, json.dumps(document).encode(), "application/json", headers)
+
+    def _answer(self, status: int, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {
+            **(headers or {}),
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _texts(count: int = len(WORDS)) -> list[dict[str, Any]]:
+    return [_delta({"role": "assistant", "content": ""}), *(_delta({"content": w}) for w in WORDS[:count])]
+
+
+def _delta(delta: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+
+
+def _end(reason: str = "stop") -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
+
+
+def doubles(**options: Any) -> Iterator[ServerDouble]:
+    """For a fixture."""
+    with ServerDouble(**options) as double:
+        yield double
