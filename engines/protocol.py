@@ -463,7 +463,8 @@ def from_jsonable(value: Any) -> Any:
         return value
     if _TAG not in value:
         return {key: from_jsonable(item) for key, item in value.items()}
-    cls = _TYPES.get(value[_TAG])
+    tag = value[_TAG]
+    cls = _TYPES.get(tag) if isinstance(tag, str) else None
     if cls is None:
         raise ProtocolError(f"unknown message type {value[_TAG]!r}")
     try:
@@ -481,8 +482,8 @@ def decode(line: bytes) -> Command | Event:
     """Read one line; raises ProtocolError when it is not one of ours."""
     try:
         message = from_jsonable(json.loads(line))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not a protocol line: {line[:200]!r}") from error
-    if not is_dataclass(message):
+    if not isinstance(message, Command | Event):
         raise ProtocolError(f"not a protocol message: {line[:200]!r}")
     return message

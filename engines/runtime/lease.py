@@ -31,10 +31,17 @@ OnEvent = Callable[[Event], None]
 
 @dataclass
 class Slot:
-    """Everything about one target. `lock` guards the fields; the two others order loading and generating."""
+    """Everything about one target.
+
+    `lock` guards the fields of every slot; it is the manager's, held for a few assignments and never over I/O,
+    because whoever paints needs it fifteen times a second. `load_lock` and `run_lock` guard nothing: they make
+    callers take turns loading and generating, so they are held as long as that takes, and whoever only looks does
+    not need them.
+    """
 
     target: Target
     log_path: Path
+    lock: threading.RLock
     load_lock: threading.Lock = field(default_factory=threading.Lock)
     run_lock: threading.Lock = field(default_factory=threading.Lock)
     worker: WorkerProcess | None = None
@@ -61,8 +68,10 @@ class Lease:
     def __init__(
         self,
         slot: Slot,
+        model: PreparedModel,
+        loaded: Loaded,
         clock: Callable[[], float],
-        note_outcome: Callable[[Slot, Finished | Failed], None],
+        note_outcome: Callable[[Slot, WorkerProcess, Finished | Failed], None],
         activity: Activity,
         observer: Observer,
     ):
@@ -72,41 +81,31 @@ class Lease:
         self.observed: Observed | None = None
         """What went on during the last generation, and where it ran; None before, and when it never began."""
         self._cancelled: set[str] = set()
-        self.loaded: Loaded = slot.loaded
-        self.model: PreparedModel = slot.model
+        self.loaded, self.model = loaded, model
 
     def generate(self, run_id: str, request: GenerationRequest, on_event: OnEvent) -> Finished | Failed:
         """Run one generation; events reach `on_event` on the worker's reader thread. Never raises."""
-        slot, outcome, done = self._slot, [], threading.Event()
+        slot = self._slot
         self.observed = None
-
-        def listen(event: Event) -> None:
-            if isinstance(event, (Finished, Failed)):
-                outcome.append(replace(event, run_id=run_id))
-                done.set()
-            else:
-                on_event(event)
-
+        answer = _Answer(run_id, on_event)
         with slot.run_lock:
-            worker = slot.worker
+            with slot.lock:
+                worker = slot.worker
             if worker is None or not worker.alive:
-                return Failed(
-                    "crashed", "The worker process ended before the prompt reached it.", run_id=run_id
-                )
+                return _never_reached(worker, run_id)
             try:
                 with self._generating(run_id, on_event) as doing:
                     watch = self._observer.watch(doing, worker.pid)
-                    slot.on_event, slot.phase = listen, "busy"
-                    worker.send(Generate(run_id, request))
-                    if run_id in self._cancelled:
-                        worker.send(Cancel(run_id))
-                    self._wait(run_id, worker, done, outcome)
+                    with slot.lock:
+                        slot.on_event, slot.phase = answer.take, "busy"
+                    outcome = self._ask(worker, Generate(run_id, request), answer)
                     self.observed = watch.ended(slot.target.device, self.loaded)
             except GaveUpError:
                 return Failed("cancelled", "Stopped before it began.", run_id=run_id)
-            slot.on_event = None
-            self._note_outcome(slot, outcome[0])
-        return outcome[0]
+            with slot.lock:
+                slot.on_event = None
+            self._note_outcome(slot, worker, outcome)
+        return outcome
 
     def _generating(self, run_id: str, on_event: OnEvent) -> AbstractContextManager[Doing]:
         """Registered as a generation; waits while a measurement has the machine."""
@@ -118,22 +117,59 @@ class Lease:
             GENERATE, str(self._slot.target), cancelled=lambda: run_id in self._cancelled, on_wait=waiting
         )
 
-    def _wait(
-        self, run_id: str, worker: WorkerProcess, done: threading.Event, outcome: list[Finished | Failed]
-    ) -> None:
+    def _ask(self, worker: WorkerProcess, command: Generate, answer: _Answer) -> Finished | Failed:
+        """Send the command and wait for its outcome, no longer than there is somebody to give one."""
+        run_id = command.run_id
+        if not worker.send(command):
+            return answer.outcome or _never_reached(worker, run_id)
+        if run_id in self._cancelled:
+            worker.send(Cancel(run_id))
         deadline = None
-        while not done.wait(0.1):
+        while not answer.done.wait(0.1):
+            if worker.has_said_all():
+                break
             if deadline is None and run_id in self._cancelled:
                 deadline = self._clock() + CANCEL_TIMEOUT_S
             if deadline is not None and self._clock() > deadline:
                 worker.stop(grace_s=0.5)
                 message = f"The worker did not stop within {CANCEL_TIMEOUT_S:.0f} s and was ended."
-                outcome.append(Failed("hung", message, "The next prompt starts it afresh.", run_id=run_id))
-                return
+                return Failed("hung", message, "The next prompt starts it afresh.", run_id=run_id)
+        return answer.outcome or _ended(
+            worker, run_id, "The worker process was ended while it wrote this reply."
+        )
 
     def cancel(self, run_id: str) -> None:
         """Stop a generation, running or still waiting its turn; returns at once."""
         self._cancelled.add(run_id)
-        worker = self._slot.worker
+        with self._slot.lock:
+            worker = self._slot.worker
         if worker is not None:
             worker.send(Cancel(run_id))
+
+
+class _Answer:
+    """Takes a generation's events: hands them on, keeps the one that ends it."""
+
+    def __init__(self, run_id: str, on_event: OnEvent):
+        self._run_id, self._on_event = run_id, on_event
+        self.outcome: Finished | Failed | None = None
+        self.done = threading.Event()
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, (Finished, Failed)):
+            self.outcome = replace(event, run_id=self._run_id)
+            self.done.set()
+        else:
+            self._on_event(event)
+
+
+def _never_reached(worker: WorkerProcess | None, run_id: str) -> Failed:
+    return _ended(worker, run_id, "The worker process ended before the prompt reached it.")
+
+
+def _ended(worker: WorkerProcess | None, run_id: str, message: str) -> Failed:
+    """How it died where that is known; else that it is gone."""
+    crash = worker.crash if worker is not None else None
+    return replace(
+        crash or Failed("crashed", message, "Send the prompt again to start it afresh."), run_id=run_id
+    )

@@ -3,6 +3,10 @@
 One worker process per target, loaded on first use. Unloading is ending the process, the only way that truly
 returns memory. Leases count users; idle workers end after a keep-alive, or earlier, least recently used first,
 when another target needs their room. A worker that crashes twice in a row stays down until the person retries.
+
+Two kinds of locks, never mixed. The manager's `_lock` guards the slots' fields; nothing slow is done under it,
+because the page asks for every target's state fifteen times a second. The others (`load_lock` and `run_lock` of a
+slot, `_room` here) guard nothing: they make loads, generations and evictions take turns, and last as long as those.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import hashlib
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,7 +41,7 @@ from engines.protocol import (
 from engines.runtime.activity import LOAD, Activity, GaveUpError
 from engines.runtime.lease import Lease, Slot
 from engines.runtime.prober import InterpreterSource, Prober
-from engines.runtime.worker_process import WorkerProcess
+from engines.runtime.worker_process import GRACE_S, WorkerProcess
 from engines.telemetry.observer import Observer
 
 KEEP_ALIVE_S = 300.0
@@ -115,6 +120,7 @@ class EngineManager:
         self._start_worker, self._memory_share = start_worker, memory_share
         self._slots: dict[Target, Slot] = {}
         self._lock = threading.RLock()
+        self._room = threading.Lock()
         self._settings = settings or {}
         logs = data_dir / "logs"
         self._prober = Prober(self.specs, environments, start_worker, logs, self.activity, self._settings_of)
@@ -143,9 +149,16 @@ class EngineManager:
                 self._prober.ask_again(spec.name)
 
     def _settings_of(self, spec: EngineSpec) -> Mapping[str, Any]:
-        return self._settings[spec.settings]() if spec.settings in self._settings else {}
+        read = self._settings.get(spec.settings) if spec.settings else None
+        return read() if read else {}
 
     # --- what is loaded --------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether any target is being made ready or used just now."""
+        with self._lock:
+            return any(slot.phase in ("preparing", "loading", "busy") for slot in self._slots.values())
 
     def state(self, target: Target) -> TargetState:
         """What is known about a target now; cheap enough to ask several times a second."""
@@ -189,8 +202,8 @@ class EngineManager:
         with self._lock:
             slot.users += 1
         try:
-            self._ensure_loaded(slot, on_progress, cancelled)
-            yield Lease(slot, self._clock, self._note_outcome, self.activity, self.observer)
+            model, loaded = self._ensure_loaded(slot, on_progress, cancelled)
+            yield Lease(slot, model, loaded, self._clock, self._note_outcome, self.activity, self.observer)
         finally:
             with self._lock:
                 slot.users -= 1
@@ -200,12 +213,10 @@ class EngineManager:
         """End the worker of a target; False when it is in use."""
         with self._lock:
             slot = self._slots.get(target)
-            if slot is None or slot.worker is None:
-                return slot is None or slot.users == 0
-            if slot.users:
+            if slot is not None and slot.users:
                 return False
-            worker = self._detach(slot, "absent")
-        worker.stop()
+            worker = self._detach(slot) if slot is not None else None
+        _stop_all([worker])
         return True
 
     def retry(self, target: Target) -> None:
@@ -220,22 +231,22 @@ class EngineManager:
         """End every worker. The manager is of no use afterwards."""
         self._closed.set()
         with self._lock:
-            workers = [self._detach(slot, "absent") for slot in self._slots.values() if slot.worker]
-        with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:
-            list(pool.map(lambda worker: worker.stop(grace_s=1.0), workers))
+            workers = [self._detach(slot) for slot in self._slots.values() if slot.worker]
+        _stop_all(workers, grace_s=1.0)
         self._prober.shutdown()
 
-    def _note_outcome(self, slot: Slot, outcome: Finished | Failed) -> None:
+    def _note_outcome(self, slot: Slot, worker: WorkerProcess, outcome: Finished | Failed) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""
         with self._lock:
             if isinstance(outcome, Finished):
                 peak = outcome.metrics.peak_rss_bytes
                 slot.peak_rss_bytes = max(peak or 0, slot.peak_rss_bytes or 0) or None
                 slot.crashes = 0
-            worker_gone = isinstance(outcome, Failed) and outcome.kind in ("crashed", "hung")
-            if worker_gone:
+            if slot.worker is not worker:
+                return  # it was ended, or its death has been booked, meanwhile
+            if isinstance(outcome, Failed) and outcome.kind in ("crashed", "hung"):
                 self._book_crash(slot, outcome)
-            elif slot.worker is not None:
+            else:
                 slot.phase = "ready"
 
     # --- loading ---------------------------------------------------------------------------------------
@@ -243,66 +254,81 @@ class EngineManager:
     def _slot(self, target: Target) -> Slot:
         with self._lock:
             if target not in self._slots:
-                self._slots[target] = Slot(target, self._log_path(_file_name(target)))
+                self._slots[target] = Slot(target, self._log_path(_file_name(target)), self._lock)
             return self._slots[target]
 
     def _log_path(self, name: str) -> Path:
         return self._data_dir / "logs" / f"{name}.log"
 
-    def _ensure_loaded(self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
+    def _ensure_loaded(
+        self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event
+    ) -> tuple[PreparedModel, Loaded]:
         while not slot.load_lock.acquire(timeout=0.1):  # somebody else is loading it: share what they see
             if cancelled.is_set():
                 raise EngineFailure(_cancelled())
-            if slot.progress is not None:
-                on_progress(slot.progress)
+            progress = slot.progress
+            if progress is not None:
+                on_progress(progress)
         try:
-            if slot.worker is not None and slot.worker.alive and slot.loaded is not None:
-                return
-            if slot.crashes >= CRASHES_UNTIL_BLOCKED:
-                raise EngineFailure(slot.failure)
-            self._load(slot, on_progress, cancelled)
+            with self._lock:
+                worker, loaded, model = slot.worker, slot.loaded, slot.model
+                blocked = slot.failure if slot.crashes >= CRASHES_UNTIL_BLOCKED else None
+            if worker is not None and worker.alive and loaded is not None and model is not None:
+                return model, loaded
+            if blocked is not None:
+                raise EngineFailure(blocked)
+            return self._load(slot, on_progress, cancelled)
         finally:
             slot.load_lock.release()
 
-    def _load(self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event) -> None:
+    def _load(
+        self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event
+    ) -> tuple[PreparedModel, Loaded]:
         def report(progress: Progress) -> None:
-            slot.progress = progress
+            with self._lock:
+                slot.progress = progress
             on_progress(progress)
 
-        slot.phase, slot.failure = "preparing", None
+        with self._lock:
+            slot.phase, slot.failure = "preparing", None
         try:
-            self._load_with_room(slot, report, cancelled)
+            return self._load_with_room(slot, report, cancelled)
         except EngineFailure as failure:
             self._note_load_failure(slot, failure.failed)
             raise
-        except EngineError as error:
-            failed = Failed(error.kind, str(error), error.remedy)
+        except (
+            Exception
+        ) as error:  # whatever it was, the target must not stand there as being loaded for ever
+            failed = _as_failed(error)
             self._note_load_failure(slot, failed)
             raise EngineFailure(failed) from error
         finally:
-            slot.reserved_bytes, slot.progress = 0, None
+            with self._lock:
+                slot.reserved_bytes, slot.progress = 0, None
 
-    def _load_with_room(self, slot: Slot, report: OnProgress, cancelled: threading.Event) -> None:
+    def _load_with_room(
+        self, slot: Slot, report: OnProgress, cancelled: threading.Event
+    ) -> tuple[PreparedModel, Loaded]:
         spec = self._spec(slot.target)
         interpreter = self._environments.interpreter(spec.environment)
         if not self._library.is_ready(slot.target, spec):
             # Before minutes go into downloading or converting for a device that is not here.
             asking = Progress("start", "Asking the library which devices are here")
             self._prober.require_device(spec, slot.target.device, lambda: report(asking))
-        slot.model = self._library.prepare(slot.target, spec, report, cancelled)
+        model = self._library.prepare(slot.target, spec, report, cancelled)
         if cancelled.is_set():
             raise EngineFailure(_cancelled())
-        slot.phase = "loading"
-        need = self._need_bytes(slot)
-        self._make_room(slot, need)
+        with self._lock:
+            slot.model, slot.phase = model, "loading"
+        self._make_room(slot, self._need_bytes(slot, model), cancelled)
         with self._loading(slot.target, report, cancelled):
             try:
-                self._load_worker(slot, spec, interpreter, report, cancelled)
+                return model, self._load_worker(slot, spec, model, interpreter, report, cancelled)
             except EngineFailure as failure:
                 if failure.failed.kind != "memory" or not self._evict_all_idle():
                     raise
                 report(Progress("load", "Out of memory: other models were unloaded, trying once more"))
-                self._load_worker(slot, spec, interpreter, report, cancelled)
+                return model, self._load_worker(slot, spec, model, interpreter, report, cancelled)
 
     @contextlib.contextmanager
     def _loading(self, target: Target, report: OnProgress, cancelled: threading.Event) -> Iterator[None]:
@@ -333,10 +359,11 @@ class EngineManager:
         self,
         slot: Slot,
         spec: EngineSpec,
+        model: PreparedModel,
         interpreter: Path,
         report: OnProgress,
         cancelled: threading.Event,
-    ) -> None:
+    ) -> Loaded:
         report(Progress("start", "Starting the worker"))
         answers: list[Loaded | Failed] = []
         answered = threading.Event()
@@ -348,39 +375,37 @@ class EngineManager:
                 answers.append(event)
                 answered.set()
 
-        slot.on_event = listen
         cache_dir = self._data_dir / "cache" / "compiled" / _file_name(slot.target)
         worker = self._start_worker(interpreter, slot.log_path, working_dir=cache_dir)
+        with self._lock:
+            slot.worker, slot.on_event = worker, listen
         problem = worker.start(lambda event: self._route(slot, worker, event))
         if problem is None:
-            slot.worker = worker
             settings = self._settings_of(spec)
-            worker.send(Load(spec.module, slot.target, slot.model, str(cache_dir), settings=settings))
-            while not answered.wait(0.1):
-                if cancelled.is_set():
-                    answers.append(_cancelled())
-                    break
-            problem = answers[0] if isinstance(answers[0], Failed) else None
-        slot.on_event = None
-        if problem is not None:
+            worker.send(Load(spec.module, slot.target, model, str(cache_dir), settings=settings))
+            problem = _wait_for_load(worker, answered, cancelled)
+        answer = problem or answers[0]
+        if isinstance(answer, Failed):
             with self._lock:
-                slot.worker = None
+                slot.worker = slot.on_event = None
             worker.stop(grace_s=0.5)
-            raise EngineFailure(problem)
+            raise EngineFailure(answer)
         with self._lock:
-            slot.loaded = answers[0]
-            slot.peak_rss_bytes = slot.loaded.peak_rss_bytes
-            slot.phase = "ready"
+            slot.on_event = None
+            if slot.worker is worker:  # it may have been ended meanwhile
+                slot.loaded, slot.peak_rss_bytes, slot.phase = answer, answer.peak_rss_bytes, "ready"
+        return answer
 
     def _route(self, slot: Slot, worker: WorkerProcess, event: Event) -> None:
         """Hand an event to whoever waits for it; a crash in idleness has nobody waiting."""
-        listener = slot.on_event
+        with self._lock:
+            if slot.worker is not worker:
+                return
+            listener = slot.on_event
+            if listener is None and isinstance(event, Failed) and event.kind == "crashed":
+                self._book_crash(slot, event)
         if listener is not None:
             listener(event)
-        elif isinstance(event, Failed) and event.kind == "crashed":
-            with self._lock:
-                if slot.worker is worker:
-                    self._book_crash(slot, event)
 
     def _book_crash(self, slot: Slot, failed: Failed) -> None:
         slot.crashes += 1
@@ -405,53 +430,69 @@ class EngineManager:
 
     # --- memory ----------------------------------------------------------------------------------------
 
-    def _need_bytes(self, slot: Slot) -> int:
+    def _need_bytes(self, slot: Slot, model: PreparedModel) -> int:
         """Last measured peak of the target, else an estimate from its weight files."""
         remembered = slot.peak_rss_bytes or self._remembered_peak(slot.target)
         if remembered:
             return remembered
-        if slot.model.estimated_peak_bytes:
-            return slot.model.estimated_peak_bytes
-        return _LIBRARY_BYTES + (slot.model.weight_bytes or 0) * 5 // 4
+        if model.estimated_peak_bytes:
+            return model.estimated_peak_bytes
+        return _LIBRARY_BYTES + (model.weight_bytes or 0) * 5 // 4
 
-    def _budget_bytes(self, but: Slot) -> int:
-        """What may be taken now, less what targets being loaded have still to take."""
-        promised = sum(
-            max(0, slot.reserved_bytes - ((slot.worker.rss_bytes() or 0) if slot.worker else 0))
-            for slot in self._slots.values()
-            if slot is not but and slot.reserved_bytes
-        )
-        return int(self._available_memory() * self._memory_share) - promised
+    def _make_room(self, slot: Slot, need: int, cancelled: threading.Event) -> None:
+        """Evict idle workers, least recently used first, until `need` bytes fit; raises EngineFailure if never.
 
-    def _make_room(self, slot: Slot, need: int) -> None:
-        """Evict idle workers, least recently used first, until `need` bytes fit; raises EngineFailure if never."""
+        Those who make room take turns: what one frees, another must not count on.
+        """
+        while not self._room.acquire(timeout=0.1):
+            if cancelled.is_set():
+                raise EngineFailure(_cancelled())
+        try:
+            victim = self._reserve(slot, need, refuse=True)
+            while victim is not None:
+                victim.stop()
+                victim = self._reserve(slot, need, refuse=False)
+        finally:
+            self._room.release()
+
+    def _reserve(self, slot: Slot, need: int, *, refuse: bool) -> WorkerProcess | None:
+        """Reserve `need` bytes, or detach the worker that has to end first.
+
+        With `refuse`: raises EngineFailure when ending all that are idle would not do either.
+        """
+        resident = self._resident_bytes()
+        available = int(self._available_memory() * self._memory_share)
         with self._lock:
-            idle = sorted((s for s in self._slots.values() if s.idle), key=lambda s: s.last_used)
-            budget = self._budget_bytes(slot)
-            if need > budget + sum(s.worker.rss_bytes() or 0 for s in idle):
-                raise EngineFailure(
-                    Failed(
-                        "memory",
-                        f"{slot.target.spelling} needs about {_gigabytes(need)} of memory; "
-                        f"{_gigabytes(max(budget, 0))} can be had now.",
-                        "Unload other models, choose int4 or a smaller model, or close other programs.",
-                    )
-                )
-            for victim in idle:
-                if need <= self._budget_bytes(slot):
-                    break
-                self._detach(victim, "absent").stop()
-            slot.reserved_bytes = need
+            others = [other for other in self._slots.values() if other is not slot]
+            # What may be taken now, less what targets being loaded have still to take.
+            budget = available - sum(
+                max(0, other.reserved_bytes - resident.get(other.target, 0)) for other in others
+            )
+            idle = sorted((other for other in others if other.idle), key=lambda other: other.last_used)
+            if refuse and need > budget + sum(resident.get(other.target, 0) for other in idle):
+                raise EngineFailure(_too_large(slot.target, need, max(budget, 0)))
+            if need <= budget or not idle:
+                slot.reserved_bytes = need
+                return None
+            return self._detach(idle[0])
+
+    def _resident_bytes(self) -> dict[Target, int]:
+        """What each loaded target takes now; asks the system, so not to be called with the lock."""
+        with self._lock:
+            workers = [(slot.target, slot.worker) for slot in self._slots.values() if slot.worker is not None]
+        return {target: worker.rss_bytes() or 0 for target, worker in workers}
 
     def _evict_all_idle(self) -> bool:
         with self._lock:
-            workers = [self._detach(slot, "absent") for slot in self._slots.values() if slot.idle]
-        for worker in workers:
-            worker.stop()
+            workers = [self._detach(slot) for slot in self._slots.values() if slot.idle]
+        _stop_all(workers)
         return bool(workers)
 
-    def _detach(self, slot: Slot, phase: str) -> WorkerProcess:
-        worker, slot.worker, slot.loaded, slot.phase = slot.worker, None, None, phase
+    def _detach(self, slot: Slot) -> WorkerProcess | None:
+        """Take the worker away from its target; the caller holds the lock, and ends the worker without it."""
+        worker, slot.worker, slot.loaded = slot.worker, None, None
+        if worker is not None:
+            slot.phase = "absent"
         return worker
 
     def _end_idle_workers(self) -> None:
@@ -459,12 +500,53 @@ class EngineManager:
             with self._lock:
                 oldest = self._clock() - self.keep_alive_s
                 workers = [
-                    self._detach(slot, "absent")
+                    self._detach(slot)
                     for slot in self._slots.values()
                     if slot.idle and slot.phase == "ready" and slot.last_used < oldest
                 ]
-            for worker in workers:
-                worker.stop()
+            _stop_all(workers)
+
+
+def _wait_for_load(
+    worker: WorkerProcess, answered: threading.Event, cancelled: threading.Event
+) -> Failed | None:
+    """Wait for the answer to `Load`, no longer than there is somebody to give one; None: there is one."""
+    while not answered.wait(0.1):
+        if cancelled.is_set():
+            return _cancelled()
+        if worker.has_said_all() and not answered.is_set():
+            return worker.crash or Failed(
+                "crashed",
+                "The worker process was ended while it loaded the model.",
+                "Send the prompt again to start it afresh.",
+                details=worker.log_tail(),
+            )
+    return None
+
+
+def _stop_all(workers: Sequence[WorkerProcess | None], grace_s: float = GRACE_S) -> None:
+    """End these processes, all at once; returns when they are gone."""
+    ending = [worker for worker in workers if worker is not None]
+    with ThreadPoolExecutor(max_workers=max(1, len(ending))) as pool:
+        list(pool.map(lambda worker: worker.stop(grace_s), ending))
+
+
+def _as_failed(error: Exception) -> Failed:
+    if isinstance(error, EngineError):
+        return Failed(error.kind, str(error), error.remedy)
+    return Failed(
+        "error",
+        f"The model could not be made ready: {type(error).__name__}: {error}",
+        details="".join(traceback.format_exception(error)),
+    )
+
+
+def _too_large(target: Target, need: int, budget: int) -> Failed:
+    return Failed(
+        "memory",
+        f"{target.spelling} needs about {_gigabytes(need)} of memory; {_gigabytes(budget)} can be had now.",
+        "Unload other models, choose int4 or a smaller model, or close other programs.",
+    )
 
 
 def _cancelled() -> Failed:
@@ -478,5 +560,5 @@ def _gigabytes(count: int) -> str:
 def _file_name(target: Target) -> str:
     """A name for files of this target that any file system takes; unlike targets never share one."""
     text = f"{target.engine}-{target.device}-{target.precision}-{target.model}"
-    digest: Any = hashlib.sha256(str(target).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(str(target).encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', text)[:80]}-{digest}"

@@ -45,6 +45,7 @@ class Prober:
         self._activity = activity
         self._settings = settings
         self._lock = threading.Lock()
+        """Makes askers take turns, so it is held while the libraries answer; `known` never waits for it."""
         self._workers: set[WorkerProcess] = set()
         self._known: dict[str, Availability] | None = None
         self._closed = threading.Event()
@@ -103,12 +104,13 @@ class Prober:
             interpreter = self._environments.interpreter(spec.environment)
         except EngineError as error:
             return Availability(False, reason=str(error), remedy=error.remedy)
-        answers: list[Event] = []
+        answers: list[Probed | Failed] = []
         answered = threading.Event()
 
         def listen(event: Event) -> None:
-            answers.append(event)
-            answered.set()
+            if isinstance(event, (Probed, Failed)):
+                answers.append(event)
+                answered.set()
 
         if self._closed.is_set():
             return Availability(False, reason="The app is ending.")
@@ -116,14 +118,11 @@ class Prober:
         self._workers.add(worker)
         problem = worker.start(listen)
         try:
-            if (
-                problem is None
-                and worker.send(Probe(spec.module, self._settings(spec)))
-                and self._wait(answered)
-            ):
-                if isinstance(answers[0], Probed):
-                    return answers[0].availability
-                problem = answers[0]
+            if problem is None and worker.send(Probe(spec.module, self._settings(spec))):
+                answer = answers[0] if self._wait(worker, answered) else None
+                if isinstance(answer, Probed):
+                    return answer.availability
+                problem = answer
         finally:
             self._workers.discard(worker)
             worker.stop()
@@ -131,9 +130,9 @@ class Prober:
         remedy = problem.remedy or f"Install the requirements again; see {worker.log_path}."
         return Availability(False, reason=problem.message, remedy=remedy)
 
-    def _wait(self, answered: threading.Event) -> bool:
+    def _wait(self, worker: WorkerProcess, answered: threading.Event) -> bool:
         deadline = time.monotonic() + TIMEOUT_S
         while not answered.wait(0.1):
-            if self._closed.is_set() or time.monotonic() > deadline:
-                return False
+            if self._closed.is_set() or worker.has_said_all() or time.monotonic() > deadline:
+                return answered.is_set()
         return True

@@ -1,18 +1,22 @@
 """The parent's end of one worker: starts it, talks to it, notices when it dies, ends it.
 
 A reader thread hands every event straight to the listener, so nothing but a parsed line lies between a token
-and the page. stderr goes to a log file of the worker's own, whose tail explains a crash.
+and the page. A writer thread hands over the commands: a worker that does not read (stopped, or stuck in native code)
+then holds up nobody but itself. stderr goes to a log file of the worker's own, whose tail explains a crash.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from engines.protocol import (
     PROTOCOL_VERSION,
@@ -26,6 +30,8 @@ from engines.protocol import (
     encode,
 )
 from engines.telemetry.processes import ours
+
+log = logging.getLogger(__name__)
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 60.0
@@ -54,7 +60,8 @@ class WorkerProcess:
     """One child process. Thread-safe; the listener is called on the reader thread and must return quickly.
 
     After the process has ended, for whatever reason, the listener gets one last `Failed("crashed", …)` unless
-    `stop` was called first.
+    `stop` was called first. Whoever waits for an event must wait on `ended` too: nothing more comes after that.
+    A listener that raises loses that one event; the trouble is logged and the reading goes on.
     """
 
     def __init__(
@@ -68,12 +75,16 @@ class WorkerProcess:
         self._interpreter = str(interpreter)
         self._working_dir = working_dir
         self._listener: Listener = _ignore
-        self._send_lock = threading.Lock()
+        self._outbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._told_of: set[type[Exception]] = set()
         self._stopping = False
         self._ready = threading.Event()
-        self._ended = threading.Event()
+        self.ended = threading.Event()
+        """Set when the process is gone and all it said, its crash included, has reached the listener."""
         self._popen: subprocess.Popen[bytes] | None = None
         self._problem: Failed | None = None
+        self.crash: Failed | None = None
+        """How it died, if it did and was not told to."""
 
     @property
     def pid(self) -> int | None:
@@ -108,7 +119,11 @@ class WorkerProcess:
         except OSError as error:
             return Failed("error", f"The worker could not be started with {self._interpreter}: {error}")
         ours.add(self._popen.pid)
-        threading.Thread(target=self._read, name=f"worker-{self.pid}", daemon=True).start()
+        for work in (self._read, self._write):
+            threading.Thread(target=work, args=(self._popen,), name=f"worker-{self.pid}", daemon=True).start()
+        if self._stopping:  # told to stop before there was a process
+            self.stop()
+            return Failed("cancelled", "The worker was ended before it had started.")
         if not self._ready.wait(timeout_s):
             self.stop(grace_s=0)
             return Failed(
@@ -120,36 +135,53 @@ class WorkerProcess:
         return {**os.environ, **_QUIET_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT)}
 
     def send(self, command: Command) -> bool:
-        """Hand over a command; False when the worker is gone."""
-        with self._send_lock:
-            try:
-                self._popen.stdin.write(encode(command))
-                self._popen.stdin.flush()
-            except (OSError, ValueError):
-                return False
+        """Hand over a command, without waiting for the worker to take it; False when the worker is gone."""
+        if not self.alive or self.ended.is_set():
+            return False
+        self._outbox.put(command)
         return True
 
-    def _read(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            for line in iter(self._popen.stdout.readline, b""):
-                try:
-                    event = decode(line)
-                except ProtocolError:
-                    continue  # something printed before the worker took over its stdio
-                if isinstance(event, Ready):
-                    self._greet(event)
-                else:
-                    self._listener(event)
-        self._popen.wait()
-        ours.discard(self._popen.pid)
-        self._ended.set()
+    def _write(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(OSError, ValueError), process.stdin:  # closing tells the worker to end
+            while (command := self._outbox.get()) is not None:
+                process.stdin.write(encode(command))
+                process.stdin.flush()
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in _lines(process.stdout):
+                self._take(line)
+            process.wait()
+        ours.discard(process.pid)
+        self._outbox.put(None)
         if not self._stopping:
-            crashed = self._crash_report()
+            self.crash = self._crash_report(process.returncode)
             if not self._ready.is_set():
-                self._problem = crashed
+                self._problem = self.crash
             else:
-                self._listener(crashed)
+                self._tell(self.crash)
+        self.ended.set()
         self._ready.set()
+
+    def _take(self, line: bytes) -> None:
+        try:
+            event = decode(line)
+        except ProtocolError:
+            return  # something printed before the worker took over its stdio
+        if isinstance(event, Ready):
+            self._greet(event)
+        elif isinstance(event, Event):
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._listener(event)
+        except Exception as error:
+            if type(error) not in self._told_of:  # not once per token
+                self._told_of.add(type(error))
+                log.exception("a listener of worker %s failed on %s", self.pid, type(event).__name__)
 
     def _greet(self, ready: Ready) -> None:
         if ready.protocol_version != PROTOCOL_VERSION:
@@ -160,8 +192,7 @@ class WorkerProcess:
             )
         self._ready.set()
 
-    def _crash_report(self) -> Failed:
-        code = self._popen.returncode
+    def _crash_report(self, code: int) -> Failed:
         return Failed(
             "crashed",
             f"The worker process ended unexpectedly ({describe_exit(code)}).",
@@ -173,21 +204,25 @@ class WorkerProcess:
     def stop(self, grace_s: float = GRACE_S) -> None:
         """End the process: ask, then terminate, then kill. Returns when it is gone."""
         self._stopping = True
-        if self._popen is None:
+        process = self._popen
+        if process is None:
             return
-        self.send(Shutdown())
-        with contextlib.suppress(OSError):
-            self._popen.stdin.close()
-        for patience_s, next_step in ((grace_s, self._popen.terminate), (grace_s, self._popen.kill)):
+        self._outbox.put(Shutdown())
+        self._outbox.put(None)
+        for patience_s, next_step in ((grace_s, process.terminate), (grace_s, process.kill)):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._popen.wait(patience_s)
+                process.wait(patience_s)
                 break
             with contextlib.suppress(OSError):
                 next_step()
-        self._popen.wait()
-        self._ended.wait(GRACE_S)
-        with contextlib.suppress(OSError):
-            self._popen.stdout.close()
+        process.wait()
+        self.has_said_all()
+
+    def has_said_all(self) -> bool:
+        """Whether nothing more can come from it. Waits a moment for the last words of one that has just died."""
+        if not self.ended.is_set() and not self.alive:
+            self.ended.wait(GRACE_S)  # not for ever: a child of its own may hold the pipe open
+        return not self.alive
 
     def rss_bytes(self) -> int | None:
         """Resident set size now; None when the process is gone."""
@@ -208,6 +243,12 @@ class WorkerProcess:
         except OSError:
             return ""
         return "\n".join(text.splitlines()[-lines:])
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """The lines until the other end is closed, or the pipe breaks."""
+    with contextlib.suppress(OSError, ValueError):
+        yield from iter(stream.readline, b"")
 
 
 def describe_exit(code: int) -> str:

@@ -32,8 +32,8 @@ class LiveRun:
     def hold(self, lease: Lease | None) -> None:
         with self._lock:
             self._lease = lease
-            stop_now = lease is not None and self.cancelled.is_set()
-        if stop_now:
+            cancelled = self.cancelled.is_set()
+        if lease is not None and cancelled:
             lease.cancel(self.run_id)
 
     def stop(self) -> None:

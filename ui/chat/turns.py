@@ -3,24 +3,32 @@
 Runs live in threads of this process and belong to a conversation, not to the browser tab that started them: a
 page that is reloaded finds them again. The command line uses the same path. Nothing here stops a chat because
 the log cannot be written: the store says what is wrong, the page shows it, the reply goes on.
+
+The one lock guards which turns are live; nothing slow is done under it. What has to read and write the log (starting
+a turn) takes turns per conversation instead, so a slow disk holds up that conversation's next prompt and nobody else.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from engines.protocol import Failed, GenerationRequest, Message, Progress, Target
+from engines.protocol import Failed, Finished, GenerationRequest, Message, Progress, RunMetrics, Target
 from engines.runtime.manager import EngineFailure, EngineManager
 from storage.store import Store, StoreError
 from ui.chat.live_turn import LiveRun, LiveTurn
 from ui.chat.run_view import RunFold
 from ui.chat.settings import Settings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SAVE_EVERY_S = 0.7
 """How often a growing reply is saved: a kill -9 may lose at most one second of it."""
@@ -47,7 +55,9 @@ class Turns:
         """`machine`: gives the facts about this machine as they are now (power state may change)."""
         self._manager, self._store, self._machine, self._clock = manager, store, machine, clock
         self._live: dict[str, list[LiveTurn]] = {}
-        self._lock = threading.RLock()
+        self._starting: set[str] = set()
+        """Conversations in which a turn is being started just now."""
+        self._lock = threading.Condition()
 
     # --- starting --------------------------------------------------------------------------------------
 
@@ -70,10 +80,9 @@ class Turns:
         key press. Raises TurnError for what cannot be sent.
         """
         _check(prompt, panels, mode)
-        with self._lock:
-            conversation_id = conversation_id or self._new_conversation(prompt, owner)
-            chat = self._chat(conversation_id)
-            busy = {run.panel for turn in chat for run in turn.runs if not run.done.is_set()}
+        conversation_id = conversation_id or self._new_conversation(prompt, owner)
+        with self._one_at_a_time(conversation_id):
+            busy = self._busy_panels(conversation_id)
             if busy & {panel for panel, _ in panels} or (busy and replaces_turn_id):
                 raise TurnError("A reply is still being written here. Stop it first, or wait.")
             chats = {
@@ -90,12 +99,14 @@ class Turns:
                 )
             )
             turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
-            contended = (mode == "together" and len(panels) > 1) or self._machine_is_busy()
+            contended = (mode == "together" and len(panels) > 1) or self._manager.busy
             runs = [self._new_run(turn, panel, target, contended, pressed_at) for panel, target in panels]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
             jobs = [(run, settings.request(chats[run.panel])) for run in turn.runs]
-            _drop_from(chat, replaces_turn_id)
-            chat.append(turn)
+            with self._lock:
+                chat = self._chat(conversation_id)
+                _drop_from(chat, replaces_turn_id)
+                chat.append(turn)
         self._start(turn, jobs)
         return turn
 
@@ -108,18 +119,18 @@ class Turns:
         return self._again(turn, panel, None, continues=True)
 
     def _again(self, turn: LiveTurn, panel: int, target: Target | None, continues: bool) -> LiveRun:
-        with self._lock:
+        with self._one_at_a_time(turn.conversation_id):
             before = turn.run_of(panel)
             if before is None or not before.done.is_set():
                 raise TurnError("This panel has no finished reply to this prompt.")
-            if turn not in self._chat(turn.conversation_id):
+            if turn not in self.live_turns(turn.conversation_id):
                 raise TurnError("This prompt has been edited since.")
             messages = self._messages(turn.conversation_id, panel, turn.prompt, turn.turn_id)
             run = self._new_run(
                 turn,
                 panel,
                 target or before.target,
-                contended=self._machine_is_busy(),
+                contended=self._manager.busy,
                 attempt=before.attempt + 1,
                 carried_on=before.view().text if continues else "",
             )
@@ -132,8 +143,23 @@ class Turns:
         self._start(turn, [job])
         return run
 
-    def _machine_is_busy(self) -> bool:
-        return any(state.phase in ("preparing", "loading", "busy") for state in self._manager.states())
+    @contextlib.contextmanager
+    def _one_at_a_time(self, conversation_id: str) -> Iterator[None]:
+        """Let one turn of a conversation be started after the other; the lock is not held meanwhile."""
+        with self._lock:
+            self._lock.wait_for(lambda: conversation_id not in self._starting)
+            self._starting.add(conversation_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting.discard(conversation_id)
+                self._lock.notify_all()
+
+    def _busy_panels(self, conversation_id: str) -> set[int]:
+        """Panels in which a reply is still being written."""
+        turns = self.live_turns(conversation_id)
+        return {run.panel for turn in turns for run in turn.runs if not run.done.is_set()}
 
     def _new_conversation(self, prompt: str, owner: str | None) -> str:
         title = " ".join(prompt.split())[:80]
@@ -217,19 +243,19 @@ class Turns:
 
     def _work_off(self, jobs: Sequence[tuple[LiveRun, GenerationRequest]]) -> None:
         for run, request in jobs:
-            self._run_to_the_end(run, request)
-
-    def _run_to_the_end(self, run: LiveRun, request: GenerationRequest) -> None:
-        try:
-            self._run(run, request)
-        except Exception as error:  # a bug of ours must not leave a panel waiting for ever
-            run.fold.take(Failed("error", f"Unexpected error: {type(error).__name__}: {error}"))
-            raise
-        finally:
-            run.done.set()
+            try:
+                self._run(run, request)
+            except Exception:
+                log.exception("run %s on %s", run.run_id, run.target)
+            finally:
+                run.done.set()
 
     def _run(self, run: LiveRun, request: GenerationRequest) -> None:
-        outcome = self._generate(run, request)
+        try:
+            outcome = self._generate(run, request)
+        except Exception as error:  # a bug of ours must not leave a panel waiting for ever
+            log.exception("run %s on %s", run.run_id, run.target)
+            outcome = Failed("error", f"Unexpected error: {type(error).__name__}: {error}")
         run.fold.take(outcome)
         view = run.fold.view()
         if run.logged:
@@ -238,12 +264,12 @@ class Turns:
                     run.run_id,
                     outcome,
                     text=view.text,
-                    metrics=view.metrics,
+                    metrics=view.metrics or RunMetrics(),
                     felt_ttft_s=view.felt_ttft_s,
                 )
             )
 
-    def _generate(self, run: LiveRun, request: GenerationRequest) -> Any:
+    def _generate(self, run: LiveRun, request: GenerationRequest) -> Finished | Failed:
         if run.cancelled.is_set():
             return Failed("cancelled", "Stopped before it began.")
         run.fold.take(Progress("queue", "Waiting"))
@@ -271,13 +297,9 @@ class Turns:
                 text, offsets = run.fold.partial()
                 if run.logged and not run.done.is_set() and len(text) + len(offsets) > saved[run.run_id]:
                     saved[run.run_id] = len(text) + len(offsets)
-                    self._log(
-                        lambda run=run, text=text, offsets=offsets: self._store.save_partial(
-                            run.run_id, text, offsets
-                        )
-                    )
+                    self._log(partial(self._store.save_partial, run.run_id, text, offsets))
 
-    def _log(self, write: Callable[[], Any]) -> Any:
+    def _log(self, write: Callable[[], T]) -> T | None:
         """Do something with the log; what goes wrong there is the store's to tell (`store.trouble`)."""
         with contextlib.suppress(StoreError):
             return write()
