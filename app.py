@@ -155,7 +155,6 @@ def serve(arguments: argparse.Namespace) -> int:
             auth=auth,
             prevent_thread_lock=True,
             quiet=True,
-            share=False,
             **launch_options(),
         )
         address = f"http://{'localhost' if is_loopback(arguments.host) else arguments.host}:{port}"

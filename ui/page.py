@@ -10,6 +10,7 @@ from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
 from engines.runtime.manager import EngineManager
 from storage.store import Store
+from ui.access import authorise
 from ui.chat.turns import Turns
 from ui.compare import tab as compare
 from ui.history import tab as history_tab
@@ -47,6 +48,7 @@ def build(
         page.wire_load(demo)
         opened = page.wire_open(history.open_in_compare)
         opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
+    authorise(demo)
     _poll_calmly(demo)
     return demo
 

@@ -2,7 +2,7 @@
 
 Colours live once, as CSS variables in assets/page.css, for light and dark; the theme maps Gradio's own variables
 onto them. Nothing is fetched from another host: Gradio's default theme would load web fonts, ours names installed
-ones, and a Content-Security-Policy allows this server only, whatever a model writes.
+ones, and the guard's Content-Security-Policy allows this server only, whatever a model writes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ui.share.door import Door
+from ui.share.guarded_app import GuardedApp
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -26,44 +27,6 @@ SANS = (
     "sans-serif",
 )
 MONO = ("ui-monospace", "Cascadia Mono", "Consolas", "SF Mono", "DejaVu Sans Mono", "monospace")
-
-CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",  # Gradio builds its templates with new Function
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "frame-src 'none'",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-    )
-)
-
-
-class SecurityHeaders:
-    """ASGI middleware: every answer says that this page may load nothing from anywhere else."""
-
-    HEADERS = (
-        (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
-        (b"x-content-type-options", b"nosniff"),
-        (b"referrer-policy", b"no-referrer"),
-    )
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *self.HEADERS]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 def theme() -> gr.themes.Base:
@@ -167,14 +130,23 @@ def theme() -> gr.themes.Base:
     )
 
 
-def launch_options() -> dict[str, Any]:
-    """Arguments for `Blocks.launch` that make the page ours and keep it on this host."""
+MOST_UPLOAD = "200mb"
+
+
+def launch_options(door: Door | None = None) -> dict[str, Any]:
+    """Arguments for `Blocks.launch` that make the page ours and keep it on this host.
+
+    `door`: who may come in; without one, this computer only, and as the owner.
+    """
     return {
+        "_app": GuardedApp(door or Door()),
         "theme": theme(),
         "css_paths": [ASSETS / name for name in ("page.css", "compare.css", "history.css", "system.css")],
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
         "favicon_path": ASSETS / "favicon.png",
-        "app_kwargs": {"middleware": [Middleware(SecurityHeaders)]},
+        "max_file_size": MOST_UPLOAD,
+        "mcp_server": False,
+        "share": False,
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
