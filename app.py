@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import secrets
 import signal
 import socket
 import sys
 import threading
 import webbrowser
 from collections.abc import Iterator, Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,11 @@ from storage.store import Store, StoreError
 from ui.arena import Arena
 from ui.chat.turns import TurnError, Turns
 from ui.cli import doctor, history, models, run, setup
+from ui.share.hosts import is_loopback
+from ui.share.logins import PasswordError
+from ui.share.settings import add_options, make_door, read_settings, unused_options
+from ui.share.sharing import Sharing, what_to_tell
+from ui.share.tunnel import GradioTunnel
 
 DEFAULT_PORT = 7860
 DATABASE_NAME = "arena.sqlite3"
@@ -110,16 +113,6 @@ def writable(data_dir: Path) -> Path:
 # --- serving the page --------------------------------------------------------------------------------------
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def free_port(host: str, port: int) -> int:
     """The port, or any free one for 0; raises SettingsError when it is taken or not ours to take."""
     try:
@@ -140,7 +133,8 @@ def free_port(host: str, port: int) -> int:
 def serve(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl+C."""
     port = free_port(arguments.host, arguments.port)
-    auth = None if is_loopback(arguments.host) else ("owner", arguments.password or secrets.token_urlsafe(9))
+    settings = read_settings(arguments)
+    door, made = make_door(settings)
     with arena_on(arguments) as arena:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -148,21 +142,21 @@ def serve(arguments: argparse.Namespace) -> int:
         from ui.theme import launch_options
 
         interrupted = arena.store.mark_interrupted()
+        sharing = Sharing(door, settings, made, port, lambda local: GradioTunnel(local, arena.data_dir))
         page = build_page(arena.manager, arena.store, arena.turns, arena.library, arena.environments)
         page.launch(
             server_name=arguments.host,
             server_port=port,
-            auth=auth,
             prevent_thread_lock=True,
             quiet=True,
-            **launch_options(),
+            **launch_options(door),
         )
-        address = f"http://{'localhost' if is_loopback(arguments.host) else arguments.host}:{port}"
+        only_here = is_loopback(arguments.host) or arguments.host in ("0.0.0.0", "::")
+        address = f"http://{'localhost' if only_here else arguments.host}:{port}"
         print(f"Backend Arena is at {address}  (Ctrl+C ends it; data in {arena.data_dir})", flush=True)
-        if auth:
-            print(
-                f"It can be reached from other machines: log in as {auth[0]!r} with {auth[1]!r}.", flush=True
-            )
+        view = sharing.start() if settings.share else sharing.view()
+        for line in what_to_tell(view, door.locked):
+            print(line, flush=True)
         if interrupted:
             print(
                 f"{interrupted} unfinished replies of the last session were marked as interrupted.",
@@ -172,6 +166,7 @@ def serve(arguments: argparse.Namespace) -> int:
         if not arguments.no_browser:
             webbrowser.open(address)
         _wait_for_the_end()
+        sharing.close()
         page.close(verbose=False)
     return 0
 
@@ -225,8 +220,8 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument(
         "--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; 0: any free one"
     )
-    main_parser.add_argument("--password", help="for visitors from other machines; made up when not given")
     main_parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+    add_options(main_parser)
     commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_make_command)
     for command_line in (doctor, run):
         command_line.register(commands, arena_on)
@@ -246,10 +241,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     parsed = parser().parse_args(arguments)
     try:
+        if parsed.run is not serve and (unused := unused_options(parsed)):
+            raise SettingsError(
+                f"{', '.join(unused)} is about serving the page, which this command does not."
+            )
         status = parsed.run(parsed)
         sys.stdout.flush()
         return status
-    except (SettingsError, StoreError, ProtocolError, TurnError) as error:
+    except (SettingsError, PasswordError, StoreError, ProtocolError, TurnError) as error:
         print(f"{error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

@@ -102,7 +102,8 @@ class Hosts:
             return True
         if (named_port or 80) != port:
             return False
-        return name in _LOOPBACK or name == self._bound or name in self._network()
+        own = name == self._bound and name not in _EVERYWHERE
+        return own or name in _LOOPBACK or name in self._network()
 
     def _network(self) -> set[str]:
         """The machine's own addresses, when it listens on all of them; they may change while it runs."""

@@ -102,7 +102,9 @@ def _password(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
     if len(given) > 1:
         raise PasswordError(f"{' and '.join(given)} were both given; use one of them.")
     if arguments.password_file is not None:
-        return check_password(_from_file(arguments.password_file), f"The password in {arguments.password_file}")
+        return check_password(
+            _from_file(arguments.password_file), f"The password in {arguments.password_file}"
+        )
     found = arguments.password if arguments.password is not None else environment.get(PASSWORD_VARIABLE)
     if found is None:
         return None

@@ -49,9 +49,7 @@ class SharingView:
 class Sharing:
     """One app's sharing. Thread-safe."""
 
-    def __init__(
-        self, door: Door, settings: ShareSettings, made: Made, port: int, open_tunnel: OpenTunnel
-    ):
+    def __init__(self, door: Door, settings: ShareSettings, made: Made, port: int, open_tunnel: OpenTunnel):
         self.door, self.settings = door, settings
         self._made, self._port, self._open_tunnel = made, port, open_tunnel
         self._tunnel: Tunnel | None = None
@@ -110,9 +108,7 @@ class Sharing:
             accounts.add(VISITOR_NAME, Role.VISITOR, visitor_password)
         self.door.lock(keep=by)
         with self._lock:
-            self._view = replace(
-                self._view, owner_password=owner_password, visitor_password=visitor_password
-            )
+            self._view = replace(self._view, owner_password=owner_password, visitor_password=visitor_password)
 
     def _opened(self, tunnel: Tunnel | None) -> None:
         link = tunnel.link if tunnel else None
@@ -181,3 +177,27 @@ class Sharing:
     def close(self) -> None:
         """The app ends."""
         self._close_tunnel()
+
+
+def what_to_tell(view: SharingView, locked: bool) -> list[str]:
+    """What the terminal says about getting in, one line each; passwords only where they were made up."""
+    if view.problem:
+        return [view.problem, *(_log_in(view) if locked else [])]
+    lines = [f"Anyone can reach it at {view.link}"] if view.link else []
+    lines += [f"Other machines of this network reach it at {address}" for address in view.addresses]
+    return [*lines, *(_log_in(view) if locked else [])]
+
+
+def _log_in(view: SharingView) -> list[str]:
+    if view.has_auth_file:
+        return ["Everyone has to log in, with a name and a password of the auth file."]
+    chosen = "with the password you chose"
+    owner = f"with {view.owner_password!r}" if view.owner_password else chosen
+    lines = [f"Everyone has to log in: you as {OWNER_NAME!r} {owner}."]
+    if view.on:
+        lines.append(
+            f"Visitors log in as {VISITOR_NAME!r} with {view.visitor_password!r}."
+            if view.visitor_password
+            else "Visitors need no password."
+        )
+    return lines

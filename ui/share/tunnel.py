@@ -54,7 +54,7 @@ class GradioTunnel:
         try:
             with contextlib.redirect_stderr(said):
                 address = self._tunnel.start_tunnel()
-        except Exception as error:  # noqa: BLE001 - a download, a program and a network: anything may fail
+        except Exception as error:
             self.close()
             raise TunnelError(_why(error, tunneling.BINARY_PATH)) from error
         self.link = f"{'http' if server else 'https'}://{urlsplit(address).netloc}"

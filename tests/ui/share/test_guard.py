@@ -146,16 +146,16 @@ def test_another_sites_page_reads_nothing_and_shows_nothing(arena):
         answer = ask(arena.address, "/config", origin=origin)
         assert answer.status == 403
         assert not [name for name in answer.headers if name.startswith("access-control-")]
-    framed = ask(arena.address, sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="iframe")
+    framed = ask(
+        arena.address, sec_fetch_site="cross-site", sec_fetch_mode="navigate", sec_fetch_dest="iframe"
+    )
     assert framed.status == 403
     assert "frame-ancestors 'none'" in ask(arena.address).headers["content-security-policy"]
 
 
 def test_our_own_page_and_a_followed_link_are_served(arena):
     port = port_of(arena)
-    own = ask(
-        arena.address, "/config", host=f"localhost:{port}", origin=f"http://localhost:{port}"
-    )
+    own = ask(arena.address, "/config", host=f"localhost:{port}", origin=f"http://localhost:{port}")
     assert own.status == 200
     link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch_dest": "document"}
     assert ask(arena.address, **link).status == 200
@@ -207,7 +207,14 @@ def test_a_forwarded_host_writes_no_foreign_address_into_the_page(arena):
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "app.py", "./app.py", "{data}/arena.sqlite3", "../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd"],
+    [
+        "/etc/passwd",
+        "app.py",
+        "./app.py",
+        "{data}/arena.sqlite3",
+        "../../etc/passwd",
+        "%2e%2e/%2e%2e/etc/passwd",
+    ],
 )
 def test_no_file_of_this_computer_is_served(arena, path):
     path = path.format(data=arena.store.path.parent)
@@ -279,7 +286,9 @@ def test_a_body_that_stops_coming_is_given_up(monkeypatch):
 def test_a_session_belongs_to_whoever_named_it_first():
     from ui.access import Login, Role
 
-    one, other, owner = (Login(n, n, r) for n, r in (("a", Role.VISITOR), ("b", Role.VISITOR), ("o", Role.OWNER)))
+    one, other, owner = (
+        Login(n, n, r) for n, r in (("a", Role.VISITOR), ("b", Role.VISITOR), ("o", Role.OWNER))
+    )
     closed = []
     sessions = PageSessions(most=10, most_of_a_visitor=2)
     sessions.on_close.append(closed.append)
