@@ -75,7 +75,8 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     "ui.history.trends_tab": {OWNER: "_Tab._refresh _Tab._charts"},
     "ui.models.tab": {
         OWNER: "build.<locals>.overview build.<locals>.plan_it build.<locals>.start build.<locals>.tick "
-        "build.<locals>.ask build.<locals>.remove_it build.<locals>.import_it build.<locals>.<lambda>",
+        "build.<locals>.ask build.<locals>.ask_trust build.<locals>.confirm_trust build.<locals>.withdraw_trust "
+        "build.<locals>.remove_it build.<locals>.import_it build.<locals>.<lambda>",
     },
     "ui.models.background": {OWNER: "ModelWork.stop"},
     "engines.models.library": {OWNER: "ModelLibrary.latest_log"},

@@ -54,6 +54,7 @@ from engines.models.steps import (
     expected_facts,
     require_tokenizer,
 )
+from engines.models.trust import Trust
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.processes.shared_jobs import SharedJobs
 from engines.protocol import EngineSpec, PreparedModel, Progress, Target
@@ -101,6 +102,7 @@ class ModelLibrary:
         activity: Activity | None = None,
     ):
         self._models_dir = Path(data_dir) / "models"
+        self.trust = Trust(Path(data_dir))
         self._offline = offline
         self._memory = memory
         self._jobs = SharedJobs(activity or Activity())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,6 +12,7 @@ from engines.engine import EngineError, ModelError
 from engines.models.inventory import Installed
 from engines.models.library import ModelLibrary
 from engines.models.plan import Plan
+from engines.models.trust import code_revision, python_files
 from engines.protocol import EngineSpec, ProtocolError, Target
 from ui import format as show
 from ui.models.background import ModelWork, WorkView, format_choices
@@ -26,7 +28,7 @@ _KINDS = {
 _TRUST = (
     "<p>Some models bring Python code of their own. If you allow it, that code runs on this computer with your "
     "rights: it can read your files and use the network. Allow it only for makers you trust. No model in the list "
-    "needs it; it is off unless you switch it on, and holds for this one request only.</p>"
+    "needs it. Your decision is kept for this model as it is now; if its maker changes it, you are asked again.</p>"
 )
 
 
@@ -62,7 +64,24 @@ def build(library: ModelLibrary, manager: Any) -> None:
     override = gr.Checkbox(False, label="Go on although it does not seem to fit", elem_id="models-override")
     with gr.Accordion("Models that bring code of their own", open=False):
         gr.HTML(_TRUST)
-        trust = gr.Checkbox(False, label="Let this model's code run on this computer", elem_id="models-trust")
+        trust_text = gr.HTML(elem_id="models-trust-view")
+        with gr.Row(elem_classes="bar"):
+            trust_ask = gr.Button(
+                "Let this model's code run…", size="md", elem_id="models-trust", scale=0, min_width=200
+            )
+            trust_no = gr.Button(
+                "Allow it no longer", size="md", elem_id="models-trust-no", scale=0, min_width=150
+            )
+            trust_yes = gr.Button(
+                "Yes, run its code",
+                variant="stop",
+                size="md",
+                visible=False,
+                elem_id="models-trust-yes",
+                scale=0,
+                min_width=150,
+            )
+        trust_question = gr.State(None)  # stays on the server
     with gr.Row(elem_classes="bar"):
         plan_button = gr.Button("Show the plan", size="md", elem_id="models-plan", scale=0, min_width=130)
         get = gr.Button(
@@ -97,20 +116,55 @@ def build(library: ModelLibrary, manager: Any) -> None:
         ]
         return _table(entries), gr.update(choices=removable, value=first), gr.update(choices=models)
 
-    def plan_it(name, spellings, trusted):
+    trust = library.trust
+
+    def trusted(name) -> bool:
+        return trust.allows(name or "", _revision(library, name))
+
+    def ask_trust(name):
+        name = (name or "").strip()
+        revision, files = _revision(library, name), _own_code(library, name)
+        if revision is None:
+            text = "Get the model first: its code can be allowed once it is here and can be read."
+            return f"<p>{text}</p>", gr.update(visible=False), None
+        question = trust.ask(name, revision, files)
+        which = ", ".join(files) or "none in its folder; what its settings name elsewhere"
+        return (
+            f"<p>Let the Python code of <strong>{show.text(name)}</strong> (as it is now: "
+            f"{show.text(revision[:12])}) run on this computer? Files: {show.text(which)}.</p>",
+            gr.update(visible=True),
+            question.token,
+        )
+
+    def confirm_trust(token):
+        question = trust.confirm(token)
+        text = (
+            f"The code of {show.text(question.model)} may run on this computer."
+            if question
+            else "That question was too long ago; ask again."
+        )
+        return f"<p>{text}</p>", gr.update(visible=False), None
+
+    def withdraw_trust(name):
+        gone = trust.withdraw((name or "").strip())
+        text = "Its code may run no longer." if gone else "Its code was not allowed to run."
+        return f"<p>{text}</p>", gr.update(visible=False), None
+
+    def plan_it(name, spellings):
         try:
             targets = _targets(name, spellings)
         except (EngineError, ProtocolError) as error:
             return _failure(error)
-        plans = [library.plan(target, spec, trust_remote_code=bool(trusted)) for target, spec in targets]
+        may_run = trusted(name)
+        plans = [library.plan(target, spec, trust_remote_code=may_run) for target, spec in targets]
         return "".join(_plan(plan) for plan in plans)
 
-    def start(name, spellings, trusted, forced):
+    def start(name, spellings, forced):
         try:
             targets = _targets(name, spellings)
         except (EngineError, ProtocolError) as error:
             return _failure(error), gr.update(), gr.update()
-        if not work.start(targets, trust=bool(trusted), override=bool(forced)):
+        if not work.start(targets, trust=trusted(name), override=bool(forced)):
             return _failure(ModelError("Something else is at work.", "Wait for it, or stop it.")), *_running(
                 True
             )
@@ -160,8 +214,12 @@ def build(library: ModelLibrary, manager: Any) -> None:
     watching = [status, stop, timer]
     quiet = {"show_progress": "hidden"}
     refresh.click(overview, None, lists, **quiet)
-    plan_button.click(plan_it, [model, wanted, trust], plan_view)
-    get.click(start, [model, wanted, trust, override], watching, **quiet)
+    plan_button.click(plan_it, [model, wanted], plan_view)
+    get.click(start, [model, wanted, override], watching, **quiet)
+    trusting = [trust_text, trust_yes, trust_question]
+    trust_ask.click(ask_trust, model, trusting, **quiet)
+    trust_yes.click(confirm_trust, trust_question, trusting, **quiet)
+    trust_no.click(withdraw_trust, model, trusting, **quiet)
     stop.click(work.stop, None, None, queue=False)
     timer.tick(tick, seen, [*watching, seen, *lists], **quiet)
     remove.click(ask, entry, [confirm, question], **quiet)
@@ -190,6 +248,24 @@ def _targets(name: str | None, spellings: list[str] | None) -> list[tuple[Target
             raise ModelError(f"There is no engine “{target.engine}”.")
         targets.append((target, spec))
     return targets
+
+
+def _here(library: ModelLibrary, name: str | None) -> Installed | None:
+    """The model's own files, as they came from its maker."""
+    kinds = ("downloaded", "imported", "ready-made")
+    found = [e for e in library.installed() if e.model == (name or "").strip() and e.kind in kinds]
+    return found[0] if found else None
+
+
+def _revision(library: ModelLibrary, name: str | None) -> str | None:
+    """What the owner's decision about a model's code is tied to: the commit, or a hash of the code itself."""
+    found = _here(library, name)
+    return None if found is None else code_revision(Path(found.path), found.revision)
+
+
+def _own_code(library: ModelLibrary, name: str | None) -> tuple[str, ...]:
+    found = _here(library, name)
+    return python_files(Path(found.path)) if found else ()
 
 
 def _users(manager: Any, model: str) -> list[Target]:

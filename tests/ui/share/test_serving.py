@@ -1,4 +1,4 @@
-"""`python app.py` with the options about who may come in: real processes, real requests, one sentence for what cannot be."""
+"""`python app.py` with the options about who may come in: real processes, and one sentence for what cannot be."""
 
 import contextlib
 import os
