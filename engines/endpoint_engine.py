@@ -46,7 +46,7 @@ SPEC = EngineSpec(
     precisions=("served",),
     model_format=None,
     settings="endpoints",
-    honours=("temperature", "top_p", "seed"),
+    honours=("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty"),
     homepage="https://platform.openai.com/docs/api-reference/chat",
 )
 
@@ -131,6 +131,10 @@ class EndpointEngine(ServedEngine):
             raise PromptError(
                 "A server's reply cannot be carried on where it ended.", "Ask it to go on in a new prompt."
             )
+        if request.raw_prompt is not None:
+            raise PromptError(
+                "A prompt without a chat's template cannot be passed on to a server.", "Send it as a chat."
+            )
         return self._loop.run_until_complete(self._until_cancelled(self._ask(request, on_text), cancelled))
 
     async def _until_cancelled(
@@ -166,9 +170,11 @@ class EndpointEngine(ServedEngine):
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        for name in ("top_p", "seed"):
+        for name in ("top_p", "seed", "frequency_penalty", "presence_penalty"):
             if getattr(request, name) is not None:
                 fields[name] = getattr(request, name)
+        if request.stop:
+            fields["stop"] = list(request.stop)
         return fields
 
 

@@ -34,6 +34,10 @@ SPEC = EngineSpec(
     devices=("CPU", "GPU", "NPU", "AUTO"),
     precisions=("int4", "int8", "fp16"),
     model_format="openvino",
+    honours=(
+        *("temperature", "top_p", "top_k", "repetition_penalty", "seed"),
+        *("frequency_penalty", "presence_penalty"),
+    ),
     reuses_kv_cache=True,
     homepage="https://github.com/openvinotoolkit/openvino.genai",
 )
@@ -266,6 +270,9 @@ def _generation_config(genai: Any, request: GenerationRequest, stop_ids: Sequenc
     config.apply_chat_template = False
     if request.repetition_penalty is not None:
         config.repetition_penalty = request.repetition_penalty
+    for name in ("frequency_penalty", "presence_penalty"):
+        if getattr(request, name) is not None:
+            setattr(config, name, getattr(request, name))
     if request.temperature > 0:
         config.do_sample = True
         config.temperature = request.temperature

@@ -156,6 +156,12 @@ class GenerationRequest:
     """False: compute the whole prompt, whatever is kept from the turn before; for measuring."""
     continue_reply: bool = False
     """The last message is an assistant's that is to be carried on, not answered."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the reply; they are no part of it. Every engine obeys: the worker looks for them."""
+    raw_prompt: str | None = None
+    """The prompt's own text, given to the tokenizer as it is, without the chat template; None: the messages are."""
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
 
 
 @dataclass(frozen=True)

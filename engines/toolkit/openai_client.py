@@ -22,7 +22,15 @@ _FIRST_PIECE_S = 1800.0
 """A server may load a model first, or read a long prompt."""
 _ROOTS = ("", "/v1", "/v3", "/api/v1")
 """Where servers keep the API when only host and port were given: /v3 is OpenVINO Model Server, /api/v1 lemonade."""
-_OPTIONAL = ("stream_options", "seed", "temperature", "top_p")
+_OPTIONAL = (
+    "stream_options",
+    "seed",
+    "temperature",
+    "top_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop",
+)
 """Fields that a server may refuse and the request can do without; which of the person's it refused is told."""
 
 

@@ -100,6 +100,16 @@ class PromptEncoder:
             return self.tokenizer.encode(self.render(messages, continue_reply), add_special_tokens=False).ids
         return self._encode_guarded(messages, continue_reply)
 
+    def encode_raw(self, text: str) -> list[int]:
+        """Token ids of a text as it is, by the tokenizer's own rules: whoever writes control tokens means them.
+
+        Raises PromptError when there is nothing to carry on.
+        """
+        ids: list[int] = self.tokenizer.encode(_without_surrogates(text)).ids
+        if not ids:
+            raise PromptError("The prompt is empty.", "Type something first.")
+        return ids
+
     def render(self, messages: Sequence[Message], continue_reply: bool = False) -> str:
         """The chat as one text, by the model's template."""
         if self._template is None:

@@ -52,6 +52,7 @@ from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.private_pipes import take_over_stdio
 from engines.toolkit.process_facts import memory_bytes
 from engines.worker.prompt import PromptEncoder, TextStream, prompt_sha256
+from engines.worker.stops import StopFinder
 
 WARM_UP_PROMPT = "Say hello to everyone who is waiting for the first word."
 WARM_UP_TOKENS = 4
@@ -239,18 +240,20 @@ class Worker:
     def _ask(self, engine: ServedEngine, run: Run) -> None:
         """Let a server answer: its words are stamped as they arrive, its tokens are its own affair."""
         self._send(Prompted(run.run_id, None, None))
+        stops = StopFinder(run.request.stop)
 
         def on_text(text: str) -> bool:
             if run.cancelled.is_set():
                 return False
-            if text:
-                self._send(run.take(None, text, run.elapsed_s()))
-            return True
+            if given := stops.push(text):
+                self._send(run.take(None, given, run.elapsed_s()))
+            return not stops.found
 
         report = (
             AnswerReport() if run.cancelled.is_set() else engine.answer(run.request, run.cancelled, on_text)
         )
         total_s = run.elapsed_s()
+        run.texts.append(stops.finish())
         metrics = RunMetrics(
             prompt_tokens=report.prompt_tokens,
             cached_prompt_tokens=report.cached_prompt_tokens,
@@ -268,11 +271,15 @@ class Worker:
         self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
 
     def _run(self, engine: Engine, run: Run) -> None:
-        prompt_ids = self._encoder.encode(run.request.messages, run.request.continue_reply)
+        if run.request.raw_prompt is not None:
+            prompt_ids = self._encoder.encode_raw(run.request.raw_prompt)
+        else:
+            prompt_ids = self._encoder.encode(run.request.messages, run.request.continue_reply)
         digest = prompt_sha256(prompt_ids)
         request, context_left = self._fit(prompt_ids, run.request)
         self._send(Prompted(run.run_id, len(prompt_ids), digest))
         stream = TextStream(self._encoder.tokenizer)
+        stops = StopFinder(request.stop)
         stop_ids = frozenset() if request.ignore_eos else self._encoder.stop_ids
 
         def on_token(token_id: int) -> bool:
@@ -285,7 +292,10 @@ class Worker:
                 run.finish_reason = "stop"
             if run.finish_reason is not None:
                 return False
-            self._send(run.take(token_id, stream.push(token_id), offset_s))
+            self._send(run.take(token_id, stops.push(stream.push(token_id)), offset_s))
+            if stops.found:
+                run.finish_reason = "stop"
+                return False
             if len(run.ids) >= request.max_new_tokens:
                 run.finish_reason = "length"
                 return False
@@ -299,7 +309,7 @@ class Worker:
             run.started += time.perf_counter() - before
             report = engine.generate(prompt_ids, request, stop_ids, on_token)
         total_s = run.elapsed_s()
-        run.texts.append(stream.finish())
+        run.texts.append(stops.push(stream.finish()) + stops.finish())
         metrics = RunMetrics(
             prompt_tokens=len(prompt_ids),
             cached_prompt_tokens=report.cached_prompt_tokens if report else None,

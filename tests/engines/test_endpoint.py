@@ -102,6 +102,13 @@ def test_its_words_arrive_with_its_counts(world, double):
     assert sent["stream_options"] == {"include_usage": True}
 
 
+def test_a_stop_text_ends_it_here_and_is_passed_on(world, double):
+    finished = world.ask("good", stop=("away",), presence_penalty=0.5)
+    assert (finished.text, finished.finish_reason) == ("Hello from far ", "stop")
+    assert double.requests[-1]["body"]["stop"] == ["away"]
+    assert double.requests[-1]["body"]["presence_penalty"] == 0.5
+
+
 def test_without_usage_there_is_no_count_and_no_rate(world):
     finished = world.ask("silent")
     assert (finished.text, finished.finish_reason) == (TEXT, "length")

@@ -19,6 +19,9 @@ class Settings:
     top_k: int | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
 
     def request(self, messages: Sequence[Message], continue_reply: bool = False) -> GenerationRequest:
         """The generation request for a chat under these settings."""

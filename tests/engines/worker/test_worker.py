@@ -14,6 +14,7 @@ from engines.protocol import Failed, Finished, Message, Prompted, Token
 from engines.runtime.manager import EngineFailure
 from engines.runtime.worker_process import PROJECT_ROOT, WorkerProcess
 from engines.worker.prompt import PromptEncoder, TextStream
+from engines.worker.stops import StopFinder
 from tests.helpers.worlds import DEMO_WEIGHTS, ECHO, SLOW_ECHO, ask, bad, manager_on
 
 
@@ -177,6 +178,46 @@ def test_ctrl_c_is_the_parents_business(tmp_path):
 def test_an_interpreter_that_is_not_there_is_told(tmp_path):
     failed = WorkerProcess(tmp_path / "no-python", tmp_path / "w.log").start(lambda event: None)
     assert "no-python" in failed.message
+
+
+def test_a_named_text_ends_the_reply_and_is_no_part_of_it(manager):
+    events = []
+    prompt = "one two three four five six"
+    finished = generate(manager, ECHO, ask(prompt, stop=("four f", "never")), events.append)
+    assert finished.finish_reason == "stop"
+    assert finished.text.endswith("one two three ")
+    assert "".join(event.text for event in events if isinstance(event, Token)) == finished.text
+
+
+def test_what_only_begins_like_a_stop_text_is_given_out(manager):
+    finished = generate(manager, ECHO, ask("say four", stop=("fourteen", "our!")))
+    assert "say four" in finished.text
+
+
+STOPS = [
+    (("ab",), ("a", "b", "c"), "", True),
+    (("ab",), ("a", "c", "ab", "x"), "ac", True),
+    (("aab",), ("aaa", "b"), "a", True),
+    (("abc", "b"), ("xa", "bc"), "x", True),
+    (("abcd",), ("abc",), "abc", False),
+    ((), ("abc", "d"), "abcd", False),
+    (("",), ("abc",), "abc", False),
+    (("日本",), ("x日", "本語"), "x", True),
+]
+
+
+@pytest.mark.parametrize(("stops", "pieces", "text", "found"), STOPS)
+def test_stop_texts_are_found_across_pieces(stops, pieces, text, found):
+    finder = StopFinder(stops)
+    given = "".join(finder.push(piece) for piece in pieces) + finder.finish()
+    assert (given, finder.found) == (text, found)
+
+
+def test_a_raw_prompt_goes_in_as_it_is(manager, encoder):
+    raw = "<|user|>Hi<|end|><|assistant|>"
+    finished = generate(manager, ECHO, ask(raw_prompt=raw))
+    assert finished.metrics.prompt_tokens == len(encoder.tokenizer.encode(raw).ids)
+    assert generate(manager, ECHO, ask(raw_prompt="")).kind == "prompt"
 
 
 TEXTS = [
