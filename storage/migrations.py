@@ -128,6 +128,41 @@ def prefill_rate_only_when_known(db: Database) -> None:
     )
 
 
+@migrations(name="005_panels_from_one")
+def panels_from_one(db: Database) -> None:
+    """`app.py run` counted its panels from 0, the page from 1: now all count from 1, votes included.
+
+    A whole conversation moves up together, so that each panel keeps what it has heard. Where panel 6 is in use too,
+    panel 0 takes a number that is free.
+    """
+    of_it = "turn_id IN (SELECT u.id FROM turns u JOIN from_zero z USING (conversation_id) WHERE {})"
+    moves_up = of_it.format("z.highest < 6")
+    stays = of_it.format("z.highest >= 6")
+    free = """(
+        SELECT min(n) FROM (SELECT 1 AS n UNION SELECT 2 UNION SELECT 3 UNION SELECT 4 UNION SELECT 5 UNION SELECT 7)
+        WHERE n NOT IN (
+            SELECT r.panel FROM runs r JOIN turns u ON u.id = r.turn_id WHERE u.conversation_id = (
+                SELECT conversation_id FROM turns WHERE id = {}.turn_id
+            )
+        )
+    )"""
+    for step in (
+        """
+        CREATE TEMP TABLE from_zero AS
+            SELECT u.conversation_id, max(r.panel) AS highest FROM runs r JOIN turns u ON u.id = r.turn_id
+            GROUP BY u.conversation_id HAVING min(r.panel) = 0
+        """,
+        f"UPDATE votes SET winner = CAST(winner + 1 AS TEXT) WHERE winner GLOB '[0-9]' AND {moves_up}",
+        f"UPDATE votes SET winner = CAST({free.format('votes')} AS TEXT) WHERE winner = '0' AND {stays}",
+        f"UPDATE runs SET panel = panel + 1 WHERE {moves_up}",
+        f"CREATE TEMP TABLE moved AS SELECT n, {free.format('runs')} AS panel FROM runs WHERE panel = 0 AND {stays}",
+        "UPDATE runs SET panel = (SELECT panel FROM moved WHERE n = runs.n) WHERE n IN (SELECT n FROM moved)",
+        "DROP TABLE moved",
+        "DROP TABLE from_zero",
+    ):
+        db.execute(step)
+
+
 _RUN_METRICS = """
 CREATE VIEW run_metrics AS
 SELECT

@@ -1,8 +1,10 @@
 """The command line as a person uses it: real processes, exit codes, one clear sentence for what cannot be."""
 
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -72,6 +74,11 @@ def test_four_backends_answer_the_same_prompt(data_dir):
         assert run["load_s"] > 0
         assert run["warmup_s"] > 0
         assert run["peak_rss_bytes"] > 50_000_000
+    with contextlib.closing(sqlite3.connect(data_dir / "arena.sqlite3")) as db:
+        newest = (
+            "SELECT panel FROM runs WHERE turn_id = (SELECT id FROM turns ORDER BY n DESC LIMIT 1) ORDER BY 1"
+        )
+        assert [panel for (panel,) in db.execute(newest)] == [1, 2, 3, 4]
 
 
 def test_one_failure_leaves_the_others_and_the_exit_status_tells(data_dir):

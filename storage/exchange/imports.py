@@ -54,6 +54,7 @@ def import_file(file: HistoryFile, source: Path, *, name: str | None = None) -> 
             staged = HistoryFile(Path(folder) / "staged.sqlite3")
             try:
                 _stage(staged, _documents(source), source)
+                _count_panels_from_one(staged)
             finally:
                 staged.close()
             return _merge(file, staged.path, name)
@@ -235,6 +236,18 @@ def _stage(staged: HistoryFile, records: Iterable[dict[str, Any]], source: Path)
                 raise StoreError(
                     f"{source}: record {number} is not as an export writes it ({error}); nothing was imported."
                 ) from error
+
+
+def _count_panels_from_one(staged: HistoryFile) -> None:
+    """As migration 005 does for databases: exports of earlier versions may have a panel 0, with others after it."""
+    from_zero = "(SELECT turn_id FROM runs WHERE panel = 0)"
+    of_it = f"conversation_id IN (SELECT conversation_id FROM turns WHERE id IN {from_zero})"
+    moved = f"turn_id IN (SELECT id FROM turns WHERE {of_it})"
+    with staged.writing() as db:
+        db.execute(
+            f"UPDATE votes SET winner = CAST(winner + 1 AS TEXT) WHERE winner GLOB '[0-9]' AND {moved}"
+        )
+        db.execute(f"UPDATE runs SET panel = panel + 1 WHERE {moved}")
 
 
 def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

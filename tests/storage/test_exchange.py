@@ -38,7 +38,7 @@ ODD = "say \x00 \ud83d\ude00 \ud800 😀\n=1+1"
 def filled(store: Store) -> tuple[Store, str]:
     conversation_id = store.start_conversation("Title, with a comma")
     turn_id = turn(store, conversation_id, ODD, system_prompt="Be \udfff brief.")
-    run(store, turn_id, ODD, panel=0)
+    run(store, turn_id, ODD, panel=2)
     run(
         store,
         turn_id,
@@ -50,7 +50,7 @@ def filled(store: Store) -> tuple[Store, str]:
     )
     store.vote(turn_id, 1, blind=True)
     second = turn(store, conversation_id, "and then?")
-    run(store, second, "", panel=0, failed=Failed("crashed", "It ended.", "Retry.", "log", -9), offsets_s=())
+    run(store, second, "", panel=2, failed=Failed("crashed", "It ended.", "Retry.", "log", -9), offsets_s=())
     return store, conversation_id
 
 
@@ -219,3 +219,26 @@ def test_an_export_with_a_strange_value_is_refused_or_harmless(filled, tmp_path,
         for metric in METRICS:
             trend_html(trend(db, Filter(), metric), 1.0)
     other.close()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_an_export_that_counted_panels_from_zero_counts_from_one(store, elsewhere, tmp_path, kind):
+    """`app.py run` did so once: its exports are still about."""
+    conversation_id = store.start_conversation("From the command line")
+    turn_id = turn(store, conversation_id)
+    for panel in range(3):
+        run(store, turn_id, f"reply of {panel}", panel=panel)
+    store.vote(turn_id, 2, blind=False)
+    path = tmp_path / f"export.{kind}"
+    if kind == "json":
+        path.write_text(json.dumps(conversation_document(store.file, conversation_id), indent=2))
+    else:
+        export_selection(store.file, Filter(), path, kind)
+    import_file(elsewhere.file, path)
+    (brought,) = elsewhere.conversation(conversation_id).turns
+    assert [(run.panel, run.text) for run in brought.runs] == [
+        (1, "reply of 0"),
+        (2, "reply of 1"),
+        (3, "reply of 2"),
+    ]
+    assert brought.vote.winner == "3"

@@ -281,12 +281,75 @@ def test_every_earlier_version_is_brought_up_to_date(tmp_path, version):
         # How much of the prompt came from a cache is not known here.
         assert db.execute("SELECT prefill_tok_s FROM run_metrics").fetchall() == [(None,)]
         assert db.execute("SELECT offset_s FROM token_times").fetchall() == [(0.1,), (0.2,)]
+        assert db.execute("SELECT panel FROM runs").fetchall() == [(1 if version < 5 else 0,)]
     (backup,) = store.file.backups()
     assert f"before-{STEPS[version]}" in backup.name
     if os.name == "posix":
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
     assert [each.name for each in migrations.applied(Database(backup))] == STEPS[:version]
     assert integrity(path) == integrity(backup) == "ok"
+    store.close()
+
+
+def from_zero(path):
+    """A history of version 004 as `app.py run` and the page have left it."""
+    older = Database(path)
+    migrations.apply(older, stop_before="005_panels_from_one")
+    db = older.conn
+    db.execute(
+        "INSERT INTO machines (id, name, facts, first_seen_at) VALUES ('m', 'desk', '{}', '2026-01-01')"
+    )
+    db.execute(
+        "INSERT INTO targets (id, engine, device, precision, model) VALUES ('t', 'e', 'CPU', 'int4', 'demo')"
+    )
+    for conversation, turns in {
+        "from the command line": {"u1": (0, 1, 2, 3)},
+        "gone on with on the page": {"u2": (0, 1), "u3": (1, 2)},
+        "with a sixth panel": {"u4": (0, 1), "u5": (1, 2, 6)},
+        "with all panels": {"u6": (0, 1, 2, 3, 4, 5), "u7": (1, 2, 3, 4, 5, 6)},
+        "from the page": {"u8": (1, 2)},
+    }.items():
+        db.execute(
+            "INSERT INTO conversations (id, title, created_at, updated_at) VALUES (?1, ?1, '2026', '2026')",
+            [conversation],
+        )
+        for turn_id, panels in turns.items():
+            db.execute(
+                "INSERT INTO turns (id, conversation_id, created_at, mode, settings, prompt) "
+                "VALUES (?, ?, '2026', 'together', '{}', 'a prompt')",
+                [turn_id, conversation],
+            )
+            for panel in panels:
+                db.execute(
+                    "INSERT INTO runs (id, turn_id, panel, attempt, target_id, machine_id, contended, status, "
+                    "started_at, text) VALUES (?, ?, ?, 1, 't', 'm', 0, 'finished', '2026', ?)",
+                    [f"{turn_id}-{panel}", turn_id, panel, f"reply of {panel}"],
+                )
+    for turn_id, winner in (("u1", "3"), ("u2", "0"), ("u3", "tie"), ("u4", "0"), ("u5", "6"), ("u8", "1")):
+        db.execute(
+            "INSERT INTO votes (turn_id, winner, blind, created_at) VALUES (?, ?, 0, '2026')",
+            [turn_id, winner],
+        )
+    db.commit()
+    older.close()
+
+
+def test_panels_that_were_counted_from_zero_count_from_one(tmp_path):
+    path = tmp_path / "arena.sqlite3"
+    from_zero(path)
+    store = Store(path)
+    with store.file.reading() as db:
+        found = dict(db.execute("SELECT id, panel FROM runs").fetchall())
+        votes = dict(db.execute("SELECT turn_id, winner FROM votes").fetchall())
+    moved = {run_id: panel - int(run_id.split("-")[1]) for run_id, panel in found.items()}
+    assert {by for run_id, by in moved.items() if run_id.startswith(("u1", "u2", "u3"))} == {1}
+    assert moved["u8-1"] == moved["u8-2"] == 0
+    assert [found[f"u4-{panel}"] for panel in (0, 1)] == [3, 1]  # 6 must stay 6, so 0 takes what is free
+    assert [found[f"u5-{panel}"] for panel in (1, 2, 6)] == [1, 2, 6]
+    assert [found[f"u6-{panel}"] for panel in range(6)] == [7, 1, 2, 3, 4, 5]
+    assert votes == {"u1": "4", "u2": "1", "u3": "tie", "u4": "3", "u5": "6", "u8": "1"}
+    messages = store.panel_messages("gone on with on the page", 2)
+    assert [message.content for message in messages[1::2]] == ["reply of 1", "reply of 1"]
     store.close()
 
 

@@ -20,7 +20,7 @@ def open_tab(page, name: str) -> None:
 
 @pytest.mark.parametrize(("width", "height", "scheme"), [(390, 844, "dark"), (1280, 900, "light")])
 def test_every_tab_is_accessible_and_fits(arena, new_page, width, height, scheme):
-    arena.turns.send("Hello there!", [(0, ECHO)], Settings()).wait(60)
+    arena.turns.send("Hello there!", [(1, ECHO)], Settings()).wait(60)
     page = new_page(arena.address, width=width, height=height, scheme=scheme)
     page.locator("#composer").wait_for()
     for name in TABS:

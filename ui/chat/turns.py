@@ -34,6 +34,8 @@ SAVE_EVERY_S = 0.7
 """How often a growing reply is saved: a kill -9 may lose at most one second of it."""
 LONGEST_PROMPT_CHARACTERS = 4_000_000
 MOST_PANELS = 6
+PANELS = tuple(range(1, MOST_PANELS + 1))
+"""Their numbers: on the page, in the log, on the command line."""
 KEPT_CONVERSATIONS = 200
 """Conversations whose live turns stay in memory; older ones come from the log."""
 
@@ -323,7 +325,9 @@ def _check(prompt: str, panels: Sequence[tuple[int, Target]], mode: str) -> None
         )
     if not panels:
         raise TurnError("No panel is chosen. Add one first.")
-    if len({panel for panel, _ in panels}) != len(panels) or len(panels) > MOST_PANELS:
-        raise TurnError(f"Between one and {MOST_PANELS} different panels can be used.")
+    if len({panel for panel, _ in panels}) != len(panels) or not {panel for panel, _ in panels} <= set(
+        PANELS
+    ):
+        raise TurnError(f"Between one and {MOST_PANELS} different panels, numbered from 1, can be used.")
     if mode not in ("together", "in-turn"):
         raise TurnError(f"“{mode}” is not a way of running; use together or in-turn.")

@@ -13,6 +13,7 @@ from ui.arena import OpenArena
 from ui.chat.live_turn import LiveTurn
 from ui.chat.run_view import RunView, whose_times
 from ui.chat.settings import Settings
+from ui.chat.turns import MOST_PANELS
 
 _FAILED = 1
 
@@ -31,10 +32,10 @@ def _run(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
     targets = [Target.parse(spelling, arguments.model) for spelling in arguments.on]
     with open_arena(arguments) as arena:
         views = []
-        for start in range(0, len(targets), 6):
+        for start in range(0, len(targets), MOST_PANELS):
             turn = arena.turns.send(
                 arguments.prompt,
-                list(enumerate(targets[start : start + 6])),
+                list(enumerate(targets[start : start + MOST_PANELS], start=1)),
                 settings,
                 mode="in-turn" if arguments.in_turn else "together",
                 pressed_at=time.monotonic(),

@@ -18,11 +18,11 @@ from engines.protocol import Target
 from engines.runtime.manager import EngineManager
 from storage.store import Store, StoreError
 from ui.chat.conversations import Talk, Talks
+from ui.chat.turns import PANELS
 from ui.compare import panel_html as view
-from ui.compare.offer import MAX_PANELS, Offer
+from ui.compare.offer import Offer
 from ui.reply_html import GrowingMarkdown
 
-PANELS = tuple(range(1, MAX_PANELS + 1))
 MOST_PAGES = 200
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from engines.protocol import DEMO_MODEL, Availability, DeviceStatus, EngineSpec, Target
 
-MAX_PANELS = 6
 DEFAULT_PANELS = 4
 Choice = tuple[str, str]
 """Label for the person, value for the program."""

@@ -54,7 +54,7 @@ def until(condition, timeout_s=20.0):
 
 
 def test_every_panel_answers_and_is_logged(turns, store):
-    turn = turns.send("Hello there", [(0, ECHO), (2, SLOW_ECHO)], LONG, pressed_at=time.monotonic())
+    turn = turns.send("Hello there", [(1, ECHO), (3, SLOW_ECHO)], LONG, pressed_at=time.monotonic())
     assert turn.wait(30)
     for run in turn.runs:
         view = run.view()
@@ -70,13 +70,13 @@ def test_every_panel_answers_and_is_logged(turns, store):
 
 
 def test_one_panel_alone_is_not_contended(turns):
-    turn = turns.send("Hi", [(0, ECHO)], LONG)
+    turn = turns.send("Hi", [(1, ECHO)], LONG)
     assert turn.wait(30)
     assert not turn.runs[0].view().contended
 
 
 def test_in_turn_means_one_after_the_other(turns, store):
-    turn = turns.send("a b c d e f g h", [(0, SLOW_ECHO), (1, ECHO)], LONG, mode="in-turn")
+    turn = turns.send("a b c d e f g h", [(1, SLOW_ECHO), (2, ECHO)], LONG, mode="in-turn")
     assert turn.wait(30)
     first, second = rows(store, "SELECT * FROM runs ORDER BY panel")
     assert not first["contended"]
@@ -86,54 +86,54 @@ def test_in_turn_means_one_after_the_other(turns, store):
 
 
 def test_a_second_turn_sees_the_first(turns):
-    first = turns.send("My name is Ada.", [(0, ECHO)], LONG)
+    first = turns.send("My name is Ada.", [(1, ECHO)], LONG)
     assert first.wait(30)
-    second = turns.send("What is my name?", [(0, ECHO)], LONG, conversation_id=first.conversation_id)
+    second = turns.send("What is my name?", [(1, ECHO)], LONG, conversation_id=first.conversation_id)
     assert second.wait(30)
     assert second.runs[0].view().text.count("My name is Ada.") == 2  # the prompt, and the echo of it
 
 
 def test_panels_keep_their_own_chats(turns):
-    first = turns.send("one", [(0, ECHO), (1, ECHO)], LONG)
+    first = turns.send("one", [(1, ECHO), (2, ECHO)], LONG)
     assert first.wait(30)
     conversation = first.conversation_id
-    assert turns.send("only zero", [(0, ECHO)], LONG, conversation_id=conversation).wait(30)
-    both = turns.send("again", [(0, ECHO), (1, ECHO)], LONG, conversation_id=conversation)
+    assert turns.send("only one", [(1, ECHO)], LONG, conversation_id=conversation).wait(30)
+    both = turns.send("again", [(1, ECHO), (2, ECHO)], LONG, conversation_id=conversation)
     assert both.wait(30)
     zero, one = (run.view().text for run in both.runs)
-    assert "only zero" in zero
-    assert "only zero" not in one
+    assert "only one" in zero
+    assert "only one" not in one
 
 
 def test_an_edited_prompt_replaces_what_followed(turns):
-    first = turns.send("apples", [(0, ECHO)], LONG)
+    first = turns.send("apples", [(1, ECHO)], LONG)
     assert first.wait(30)
     edited = turns.send(
-        "pears", [(0, ECHO)], LONG, conversation_id=first.conversation_id, replaces_turn_id=first.turn_id
+        "pears", [(1, ECHO)], LONG, conversation_id=first.conversation_id, replaces_turn_id=first.turn_id
     )
     assert edited.wait(30)
     assert "apples" not in edited.runs[0].view().text
     assert turns.live_turns(first.conversation_id) == (edited,)
     with pytest.raises(TurnError, match="edited"):
-        turns.retry(first, 0)
+        turns.retry(first, 1)
 
 
 def test_a_retry_is_another_attempt_at_the_same_prompt(turns, store):
-    turn = turns.send("Hello", [(0, bad("raise")), (1, ECHO)], LONG)
+    turn = turns.send("Hello", [(1, bad("raise")), (2, ECHO)], LONG)
     assert turn.wait(30)
-    assert turn.run_of(0).view().failure.message == "The library said no."
-    turns.retry(turn, 0, target=ECHO)
+    assert turn.run_of(1).view().failure.message == "The library said no."
+    turns.retry(turn, 1, target=ECHO)
     assert turn.wait(30)
-    assert turn.run_of(0).view().phase == "finished"
-    attempts = rows(store, "SELECT attempt, status FROM runs WHERE panel = 0 ORDER BY attempt")
+    assert turn.run_of(1).view().phase == "finished"
+    attempts = rows(store, "SELECT attempt, status FROM runs WHERE panel = 1 ORDER BY attempt")
     assert attempts == [{"attempt": 1, "status": "failed"}, {"attempt": 2, "status": "finished"}]
 
 
 def test_a_reply_cut_by_the_limit_can_be_carried_on(turns):
-    turn = turns.send("one two three four five six seven", [(0, ECHO)], Settings(max_new_tokens=6))
+    turn = turns.send("one two three four five six seven", [(1, ECHO)], Settings(max_new_tokens=6))
     assert turn.wait(30)
     cut = turn.runs[0].view().text
-    turns.carry_on(turn, 0)
+    turns.carry_on(turn, 1)
     assert turn.wait(30)
     view = turn.runs[0].view()
     assert view.text.startswith(cut)
@@ -142,33 +142,33 @@ def test_a_reply_cut_by_the_limit_can_be_carried_on(turns):
 
 
 def test_stop_ends_one_panel_and_leaves_the_other(turns, store):
-    turn = turns.send("word " * 60, [(0, SLOW_ECHO), (1, Target("echo", "CPU", "100"))], LONG)
+    turn = turns.send("word " * 60, [(1, SLOW_ECHO), (2, Target("echo", "CPU", "100"))], LONG)
     until(lambda: all(run.view().tokens > 3 for run in turn.runs))
     pressed = time.monotonic()
-    turn.stop(0)
-    assert turn.run_of(0).done.wait(5)
+    turn.stop(1)
+    assert turn.run_of(1).done.wait(5)
     assert time.monotonic() - pressed < 1
     assert turn.wait(30)
     stopped, finished = (run.view() for run in turn.runs)
     assert (stopped.phase, finished.phase) == ("stopped", "finished")
     assert stopped.text
-    assert rows(store, "SELECT status FROM runs WHERE panel = 0") == [{"status": "stopped"}]
+    assert rows(store, "SELECT status FROM runs WHERE panel = 1") == [{"status": "stopped"}]
 
 
 def test_stop_works_while_the_model_is_still_loading(turns):
-    turn = turns.send("hello", [(0, bad("hang-on-load")), (1, ECHO)], LONG)
-    until(lambda: turn.run_of(0).view().phase == "loading")
-    turn.stop(0)
+    turn = turns.send("hello", [(1, bad("hang-on-load")), (2, ECHO)], LONG)
+    until(lambda: turn.run_of(1).view().phase == "loading")
+    turn.stop(1)
     assert turn.wait(15)
-    assert turn.run_of(0).view().phase == "stopped"
-    assert turn.run_of(1).view().phase == "finished"
+    assert turn.run_of(1).view().phase == "stopped"
+    assert turn.run_of(2).view().phase == "finished"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_a_killed_worker_leaves_its_text_and_disturbs_nobody(turns, store):
     others = set(psutil.Process().children())
     killed = Target("echo", "CPU", "20", "one")
-    turn = turns.send("word " * 60, [(0, killed), (1, Target("echo", "CPU", "20", "two"))], LONG)
+    turn = turns.send("word " * 60, [(1, killed), (2, Target("echo", "CPU", "20", "two"))], LONG)
     until(lambda: all(run.view().tokens > 3 for run in turn.runs))
     pids = {p.pid: p.create_time() for p in set(psutil.Process().children()) - others}
     os.kill(min(pids, key=lambda pid: (pids[pid], pid)), signal.SIGKILL)
@@ -193,7 +193,7 @@ from tests.helpers.worlds import SLOW_ECHO, manager_on
 from ui.chat.turns import Settings, Turns
 data = Path(sys.argv[1])
 turns = Turns(manager_on(data), Store(data / "arena.sqlite3"), lambda: {"name": "m"})
-turn = turns.send("word " * 100, [(0, SLOW_ECHO)], Settings(max_new_tokens=400))
+turn = turns.send("word " * 100, [(1, SLOW_ECHO)], Settings(max_new_tokens=400))
 while True:
     view = turn.runs[0].view()
     print(view.tokens, flush=True)
@@ -228,12 +228,14 @@ def test_a_killed_app_loses_at_most_a_second_of_text(tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "panels", "mode", "words"),
     [
-        ("", [(0, ECHO)], "together", "empty"),
-        (" \n\t", [(0, ECHO)], "together", "empty"),
-        ("x" * 4_000_001, [(0, ECHO)], "together", "4,000,001"),
+        ("", [(1, ECHO)], "together", "empty"),
+        (" \n\t", [(1, ECHO)], "together", "empty"),
+        ("x" * 4_000_001, [(1, ECHO)], "together", "4,000,001"),
         ("hi", [], "together", "No panel"),
-        ("hi", [(0, ECHO), (0, ECHO)], "together", "different panels"),
-        ("hi", [(0, ECHO)], "sideways", "not a way"),
+        ("hi", [(1, ECHO), (1, ECHO)], "together", "different panels"),
+        ("hi", [(0, ECHO), (1, ECHO)], "together", "numbered from 1"),
+        ("hi", [(7, ECHO)], "together", "numbered from 1"),
+        ("hi", [(1, ECHO)], "sideways", "not a way"),
     ],
 )
 def test_what_cannot_be_sent_is_said_so(turns, prompt, panels, mode, words):
@@ -242,9 +244,9 @@ def test_what_cannot_be_sent_is_said_so(turns, prompt, panels, mode, words):
 
 
 def test_a_busy_panel_takes_no_second_prompt(turns):
-    turn = turns.send("word " * 50, [(0, SLOW_ECHO)], LONG)
+    turn = turns.send("word " * 50, [(1, SLOW_ECHO)], LONG)
     with pytest.raises(TurnError, match="still being written"):
-        turns.send("more", [(0, ECHO)], LONG, conversation_id=turn.conversation_id)
-    other = turns.send("more", [(1, ECHO)], LONG, conversation_id=turn.conversation_id)
+        turns.send("more", [(1, ECHO)], LONG, conversation_id=turn.conversation_id)
+    other = turns.send("more", [(2, ECHO)], LONG, conversation_id=turn.conversation_id)
     assert other.wait(30)
     assert other.runs[0].view().contended
