@@ -8,6 +8,7 @@ import uuid
 
 from engines.protocol import Target
 from engines.runtime.lease import Lease
+from ui.chat.gates import OPEN, Gate
 from ui.chat.run_view import RunFold, RunView
 from ui.chat.settings import Settings
 
@@ -18,6 +19,8 @@ class LiveRun:
     def __init__(self, fold: RunFold, panel: int, target: Target, attempt: int):
         self.panel, self.target, self.attempt = panel, target, attempt
         self.run_id: str = uuid.uuid4().hex
+        self.gate: Gate = OPEN
+        """What it has to pass before it begins, and what may be seen of it."""
         self.logged = False
         """Whether the log has a row for it."""
         self.fold = fold
@@ -27,7 +30,8 @@ class LiveRun:
         self._lock = threading.Lock()
 
     def view(self) -> RunView:
-        return self.fold.view()
+        """As it may be shown."""
+        return self.gate.seen(self.fold.view())
 
     def hold(self, lease: Lease | None) -> None:
         with self._lock:
@@ -51,6 +55,7 @@ class LiveTurn:
     def __init__(self, conversation_id: str, turn_id: str, prompt: str, mode: str, settings: Settings):
         self.conversation_id, self.turn_id = conversation_id, turn_id
         self.prompt, self.mode, self.settings = prompt, mode, settings
+        self.gate: Gate = OPEN
         self.runs: tuple[LiveRun, ...] = ()
         """The latest run of each panel, in panel order."""
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from engines.protocol import Failed, Finished, GenerationRequest, Message, Progress, RunMetrics, Target
 from engines.runtime.manager import EngineFailure, EngineManager
 from storage.store import Store, StoreError
+from ui.chat.gates import OPEN, Gate
 from ui.chat.live_turn import LiveRun, LiveTurn
 from ui.chat.run_view import RunFold
 from ui.chat.settings import Settings
@@ -74,12 +75,14 @@ class Turns:
         replaces_turn_id: str | None = None,
         pressed_at: float | None = None,
         owner: str | None = None,
+        gate: Gate = OPEN,
     ) -> LiveTurn:
         """Send a prompt to every panel; returns at once with the turn to watch.
 
         `mode`: `together` (all at once) or `in-turn` (each alone on the machine, in panel order).
         `replaces_turn_id`: the turn that this one was edited from. `pressed_at`: reading of the clock at the
-        key press. Raises TurnError for what cannot be sent.
+        key press. `owner`: who it belongs to, None: the owner of this PC; `gate`: what its runs have to pass.
+        Raises TurnError for what cannot be sent.
         """
         _check(prompt, panels, mode)
         conversation_id = conversation_id or self._new_conversation(prompt, owner)
@@ -101,6 +104,7 @@ class Turns:
                 )
             )
             turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
+            turn.gate = gate
             contended = (mode == "together" and len(panels) > 1) or self._manager.busy
             runs = [self._new_run(turn, panel, target, contended, pressed_at) for panel, target in panels]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
@@ -186,6 +190,7 @@ class Turns:
             clock=self._clock,
         )
         run = LiveRun(fold, panel, target, attempt)
+        run.gate = turn.gate
         run_id = self._log(
             lambda: self._store.start_run(
                 turn.turn_id, panel, target, machine=self._machine(), contended=contended, attempt=attempt
@@ -276,7 +281,8 @@ class Turns:
             return Failed("cancelled", "Stopped before it began.")
         run.fold.take(Progress("queue", "Waiting"))
         try:
-            with self._manager.lease(run.target, run.fold.take, run.cancelled) as lease:
+            take = partial(run.gate.take, run)
+            with run.gate.passed(run), self._manager.lease(run.target, take, run.cancelled) as lease:
                 run.fold.take(lease.loaded)
                 if run.logged:
                     self._log(
@@ -285,7 +291,7 @@ class Turns:
                 run.hold(lease)
                 run.fold.start()
                 try:
-                    return lease.generate(run.run_id, request, run.fold.take)
+                    return lease.generate(run.run_id, request, take)
                 finally:
                     run.hold(None)
         except EngineFailure as failure:
