@@ -96,7 +96,7 @@ def remove_texts(file: HistoryFile) -> int:
             "UPDATE runs SET text = NULL, exact = NULL, prompt_sha256 = NULL, error_details = NULL "
             "WHERE status <> 'running'"
         ).rowcount
-        db.execute("UPDATE turns SET prompt = NULL, system_prompt = NULL, exact = NULL")
+        db.execute("UPDATE turns SET prompt = NULL, system_prompt = NULL, earlier = NULL, exact = NULL")
         db.execute("UPDATE conversations SET title = NULL, exact = NULL")
     _leave_no_trace(file)
     return removed

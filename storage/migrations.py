@@ -163,6 +163,26 @@ def panels_from_one(db: Database) -> None:
         db.execute(step)
 
 
+@migrations(name="010_servers_and_api")
+def servers_and_api(db: Database) -> None:
+    """Whose clock took a run's times, what a server said itself, and turns that came by the API.
+
+    Where only pieces of text were seen, the first and the last of them stand in for the tokens, and the rate rests on
+    the server's count (`rate_from_counts` in protocol.RunMetrics).
+    """
+    for table, column in (
+        *(("runs", "clock TEXT"), ("runs", "piece_offsets BLOB"), ("runs", "server TEXT")),
+        *(("turns", "via TEXT"), ("turns", "earlier TEXT")),
+    ):
+        db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'run_metrics'").fetchone()
+    seen = "length(r.token_offsets) / 5"
+    counted = f"nullif(coalesce({seen}, CASE WHEN r.clock = 'client' THEN r.output_tokens END) - 1, 0)"
+    sql = sql.replace(f"({seen} - 1)", counted, 1)
+    db.execute("DROP VIEW run_metrics")
+    db.execute(sql.replace("\nFROM runs r\n", ",\n    r.clock, t.via\nFROM runs r\n", 1))
+
+
 _RUN_METRICS = """
 CREATE VIEW run_metrics AS
 SELECT

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines.protocol import RunMetrics, Target
+from engines.protocol import Message, RunMetrics, Target
 from storage.codec import restored, unpack_offsets
 
 
@@ -70,6 +70,10 @@ class Turn:
     replaces_turn_id: str | None
     runs: tuple[Run, ...] = ()
     vote: Vote | None = None
+    via: str | None = None
+    """How it came where no person typed it: `api`, or `api: NAME` of the key."""
+    earlier: tuple[Message, ...] = ()
+    """The chat that came with it."""
 
     def latest_runs(self) -> tuple[Run, ...]:
         """The latest attempt of each panel."""
@@ -202,6 +206,9 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
             output_tokens=row["output_tokens"],
             prompt_sha256=row["prompt_sha256"],
             token_offsets_s=unpack_offsets(row["token_offsets"]),
+            piece_offsets_s=unpack_offsets(row["piece_offsets"]),
+            clock=row["clock"] or "worker",
+            server=json.loads(row["server"]) if row["server"] else None,
             total_s=row["total_s"],
             load_s=row["load_s"],
             compile_s=row["compile_s"],
@@ -230,6 +237,8 @@ def turn_from_row(row: Mapping[str, Any], runs: tuple[Run, ...], vote: Vote | No
         replaces_turn_id=row["replaces_turn_id"],
         runs=runs,
         vote=vote,
+        via=row["via"],
+        earlier=tuple(Message(role, content) for role, content in json.loads(row["earlier"] or "[]")),
     )
 
 

@@ -84,8 +84,14 @@ class Store:
         mode: str,
         settings: Mapping[str, Any],
         replaces_turn_id: str | None = None,
+        via: str | None = None,
+        earlier: Sequence[Message] = (),
     ) -> str:
-        """One prompt, about to be sent. `mode`: `together` or `in-turn`. Returns the turn's id."""
+        """One prompt, about to be sent. `mode`: `together` or `in-turn`. Returns the turn's id.
+
+        `via`: how it came where no person typed it (`api`, or `api: NAME` with the key's name); `earlier`: the chat
+        that came with it.
+        """
         turn_id, moment = new_id(), now()
         self._memory.add_turn(conversation_id, TurnMemo(turn_id, prompt, replaces_turn_id))
         texts = {"prompt": prompt, "system_prompt": system_prompt}
@@ -96,12 +102,14 @@ class Store:
             "mode": mode,
             "settings": to_json({name: value for name, value in settings.items() if name != "system_prompt"}),
             "replaces_turn_id": replaces_turn_id,
+            "via": readable(via),
+            "earlier": json.dumps([[m.role, m.content] for m in earlier]) if earlier else None,
             **{name: readable(text) for name, text in texts.items()},
             "exact": exact(**texts),
         }
 
         def write(db: Database) -> None:
-            insert(db, "turns", _kept(db, row, *texts, "exact"))
+            insert(db, "turns", _kept(db, row, *texts, "exact", "earlier"))
             db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", [moment, conversation_id])
 
         self._recorder.write(write, size=len(prompt))
@@ -420,11 +428,21 @@ def _metric_columns(metrics: RunMetrics) -> dict[str, Any]:
         "compile_s": metrics.compile_s,
         "warmup_s": metrics.warmup_s,
         "peak_rss_bytes": metrics.peak_rss_bytes,
+        "clock": None if metrics.clock == "worker" else metrics.clock,
+        "server": to_json(metrics.server) if metrics.server else None,
     }
     # What a failed run cannot tell must not wipe out what `describe_run` or `save_partial` told.
-    return {name: value for name, value in measured.items() if value is not None} | _offset_columns(
-        metrics.token_offsets_s
-    )
+    told = {name: value for name, value in measured.items() if value is not None}
+    return told | _piece_columns(metrics) | _offset_columns(metrics.token_offsets_s)
+
+
+def _piece_columns(metrics: RunMetrics) -> dict[str, Any]:
+    """When each piece of text arrived, where no tokens are seen; the first and the last are kept apart for SQL."""
+    if not metrics.piece_offsets_s:
+        return {}
+    packed = pack_offsets(metrics.piece_offsets_s)
+    offsets_us = unpack_offsets_us(packed)
+    return {"piece_offsets": packed, "first_token_us": offsets_us[0], "last_token_us": offsets_us[-1]}
 
 
 def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ def figures(run: Run) -> str:
         parts.append(f"{metrics.decode_tok_s:.1f} tok/s")
     if metrics.output_tokens:
         parts.append(f"{metrics.output_tokens} tokens")
+    if metrics.clock != "worker":
+        parts.append("the server's own times" if metrics.clock == "server" else "times as they arrived here")
     if metrics.peak_rss_bytes:
         parts.append(f"peak memory {metrics.peak_rss_bytes / 1e9:.2f} GB")
     if run.contended:

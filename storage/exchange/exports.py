@@ -42,6 +42,7 @@ COLUMNS: dict[str, type] = {
     **dict.fromkeys(("total_s", "load_s", "compile_s", "warmup_s"), float),
     "peak_rss_bytes": int,
     **dict.fromkeys(("prompt_sha256", "system_prompt", "prompt", "text"), str),
+    **dict.fromkeys(("clock", "via"), str),
 }
 """Columns of an exported selection: the figures of `run_metrics`, the vote on the turn, and the texts."""
 
@@ -190,7 +191,7 @@ def _private_text(path: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
         yield out
 
 
-_JSON_COLUMNS = ("facts", "versions", "details", "recipe", "settings")
+_JSON_COLUMNS = ("facts", "versions", "details", "recipe", "settings", "server", "earlier")
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,8 +200,9 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     for name in _JSON_COLUMNS:
         if plain.get(name) is not None:
             plain[name] = json.loads(plain[name])
-    if "token_offsets" in plain:
-        plain["token_offsets_s"] = list(unpack_offsets(plain.pop("token_offsets")))
+    for name in ("token_offsets", "piece_offsets"):
+        if name in plain:
+            plain[f"{name}_s"] = list(unpack_offsets(plain.pop(name)))
     return plain
 
 

@@ -114,10 +114,12 @@ _RULES = {
     "targets": "recipe IS NULL OR json_valid(recipe)",
     "conversations": "exact IS NULL OR json_type(exact) = 'object'",
     "turns": "json_type(settings) = 'object' AND mode IN ('together', 'in-turn') "
-    "AND (exact IS NULL OR json_type(exact) = 'object')",
+    "AND (exact IS NULL OR json_type(exact) = 'object') AND (earlier IS NULL OR json_type(earlier) = 'array')",
     "runs": "status IN ('running', 'finished', 'stopped', 'failed', 'interrupted') "
     "AND typeof(panel) = 'integer' AND typeof(attempt) = 'integer' AND contended IN (0, 1) "
-    "AND length(token_offsets) % 5 IS NOT 1 AND (exact IS NULL OR json_type(exact) = 'object')",
+    "AND (clock IS NULL OR clock IN ('client', 'server')) AND (server IS NULL OR json_type(server) = 'object') "
+    "AND length(piece_offsets) % 5 IS NOT 1 AND length(token_offsets) % 5 IS NOT 1 "
+    "AND (exact IS NULL OR json_type(exact) = 'object')",
     "votes": "1",
 }
 
@@ -272,8 +274,9 @@ def _turn_rows(turn: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _insert(db: Database, table: str, row: Mapping[str, Any], known: set[str]) -> None:
     columns = {name: _column(value) for name, value in row.items() if name in known and name != "n"}
-    if row.get("token_offsets_s"):
-        columns["token_offsets"] = pack_offsets(row["token_offsets_s"])
+    for name in ("token_offsets", "piece_offsets"):
+        if row.get(f"{name}_s"):
+            columns[name] = pack_offsets(row[f"{name}_s"])
     marks = ", ".join("?" * len(columns))
     db.execute(
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks}) ON CONFLICT DO NOTHING",

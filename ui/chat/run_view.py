@@ -93,10 +93,13 @@ class RunFold:
         pressed_at: float | None = None,
         carried_on: str = "",
         clock: Callable[[], float] = time.monotonic,
+        on_event: Callable[[Event], None] | None = None,
     ):
-        """`pressed_at`: reading of `clock` when the person pressed Send; `carried_on`: reply that goes on here."""
+        """`pressed_at`: reading of `clock` when the person pressed Send; `carried_on`: reply that goes on here;
+        `on_event`: told each event once it is folded in, on whatever thread it came; must return quickly."""
         self._clock, self._pressed_at = clock, pressed_at
         self._lock = threading.Lock()
+        self._on_event = on_event
         self._view = RunView(panel, target, contended=contended)
         self._carried_on = carried_on
         self._texts: list[str] = [carried_on]
@@ -136,6 +139,8 @@ class RunFold:
                 self._finish(event)
             elif isinstance(event, Failed):
                 self._fail(event)
+        if self._on_event is not None:
+            self._on_event(event)
 
     def _take_token(self, token: Token) -> None:
         self._texts.append(token.text)

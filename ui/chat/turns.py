@@ -16,11 +16,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from engines.protocol import Failed, Finished, GenerationRequest, Message, Progress, RunMetrics, Target
+from engines.protocol import Event, Failed, Finished, GenerationRequest, Message, Progress, RunMetrics, Target
 from engines.runtime.manager import EngineFailure, EngineManager
 from storage.store import Store, StoreError
 from ui.chat.gates import OPEN, Gate
@@ -43,6 +43,20 @@ KEPT_CONVERSATIONS = 200
 
 class TurnError(ValueError):
     """The prompt or the panels cannot be taken as they are; the message is for the person."""
+
+
+@dataclass(frozen=True)
+class GivenChat:
+    """A chat that a program sends, whole, instead of carrying on one of ours."""
+
+    messages: tuple[Message, ...]
+    """Without the system prompt of the settings; the last one is the prompt."""
+    via: str
+    """`api`, or `api: NAME` with the name of the key."""
+    on_event: Callable[[Event], None]
+    """Told everything that the run says, as it says it; must return quickly."""
+    raw: bool = False
+    """The prompt is given to the model as it is, without a template."""
 
 
 class Turns:
@@ -76,12 +90,14 @@ class Turns:
         pressed_at: float | None = None,
         owner: str | None = None,
         gate: Gate = OPEN,
+        given: GivenChat | None = None,
     ) -> LiveTurn:
         """Send a prompt to every panel; returns at once with the turn to watch.
 
         `mode`: `together` (all at once) or `in-turn` (each alone on the machine, in panel order).
         `replaces_turn_id`: the turn that this one was edited from. `pressed_at`: reading of the clock at the
         key press. `owner`: who it belongs to, None: the owner of this PC; `gate`: what its runs have to pass.
+        key press. `given`: a chat that a program brought along; the conversation's own is then not looked at.
         Raises TurnError for what cannot be sent.
         """
         _check(prompt, panels, mode)
@@ -91,7 +107,10 @@ class Turns:
             if busy & {panel for panel, _ in panels} or (busy and replaces_turn_id):
                 raise TurnError("A reply is still being written here. Stop it first, or wait.")
             chats = {
-                panel: self._messages(conversation_id, panel, prompt, replaces_turn_id) for panel, _ in panels
+                panel: given.messages
+                if given
+                else self._messages(conversation_id, panel, prompt, replaces_turn_id)
+                for panel, _ in panels
             }
             turn_id = self._log(
                 lambda: self._store.start_turn(
@@ -101,14 +120,23 @@ class Turns:
                     mode=mode,
                     settings=asdict(settings),
                     replaces_turn_id=replaces_turn_id,
+                    via=given.via if given else None,
+                    earlier=given.messages[:-1] if given else (),
                 )
             )
             turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
             turn.gate = gate
             contended = (mode == "together" and len(panels) > 1) or self._manager.busy
-            runs = [self._new_run(turn, panel, target, contended, pressed_at) for panel, target in panels]
+            on_event = given.on_event if given else None
+            runs = [
+                self._new_run(turn, panel, target, contended, pressed_at, on_event=on_event)
+                for panel, target in panels
+            ]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
-            jobs = [(run, settings.request(chats[run.panel])) for run in turn.runs]
+            requests = {panel: settings.request(chat) for panel, chat in chats.items()}
+            if given is not None and given.raw:
+                requests = {panel: replace(r, raw_prompt=prompt) for panel, r in requests.items()}
+            jobs = [(run, requests[run.panel]) for run in turn.runs]
             with self._lock:
                 chat = self._chat(conversation_id)
                 _drop_from(chat, replaces_turn_id)
@@ -180,6 +208,7 @@ class Turns:
         pressed_at: float | None = None,
         attempt: int = 1,
         carried_on: str = "",
+        on_event: Callable[[Event], None] | None = None,
     ) -> LiveRun:
         fold = RunFold(
             panel,
@@ -188,6 +217,7 @@ class Turns:
             pressed_at=pressed_at,
             carried_on=carried_on,
             clock=self._clock,
+            on_event=on_event,
         )
         run = LiveRun(fold, panel, target, attempt)
         run.gate = turn.gate

@@ -139,6 +139,13 @@ def _turn(turn: Turn, number: int, current: bool) -> str:
         fmt.text(turn.prompt) if turn.prompt is not None else '<em class="hist-soft">Prompt not kept</em>'
     )
     mode = "all at once" if turn.mode == "together" else "one after the other"
+    if turn.via is not None:
+        mode = f"by the API{fmt.text(turn.via.removeprefix('api').replace(':', ', key', 1))}"
+    earlier = "".join(f"<p><b>{fmt.text(m.role)}</b> {fmt.text(m.content)}</p>" for m in turn.earlier)
+    if earlier:
+        system += (
+            f"<details class='hist-more'><summary>The chat that came with it</summary>{earlier}</details>"
+        )
     section = (
         f'<section class="hist-turn" aria-label="Turn {number}">{system}<div class="hist-prompt">{prompt}</div>'
         f'<p class="hist-meta">Turn {number} · {when(turn.created_at)} · {mode}{_settings(turn)}{_vote(turn)}</p>'
