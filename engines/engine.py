@@ -22,6 +22,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from engines.protocol import (
@@ -141,11 +142,21 @@ class AnyEngine(ABC):
 class Engine(AnyEngine):
     """One inference library: token ids in, token ids out."""
 
+    tuning: Mapping[str, Any] = MappingProxyType({})
+    """Chosen values of the spec's `tunables`, set before `load`; what is not in it stays at its default."""
+
     def make_ready(self, prompt_ids: Sequence[int], request: GenerationRequest) -> None:
         """Do what has to be done before this request and is not part of it: its time does not count.
 
         For a library that can drop its cache only by starting anew, for example.
         """
+
+    def score(self, token_ids: Sequence[int]) -> Any | None:
+        """Logits after each of `token_ids`, shape (tokens, vocabulary), as a numpy array of float32.
+
+        None: the library does not hand them out. What is kept between turns may be lost.
+        """
+        return None
 
     @abstractmethod
     def generate(

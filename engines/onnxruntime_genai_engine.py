@@ -41,6 +41,7 @@ SPEC = EngineSpec(
     model_format="onnxruntime-genai",
     reuses_kv_cache=True,
     homepage="https://github.com/microsoft/onnxruntime-genai",
+    own_memory=("DML", "CUDA"),
 )
 _PRECISIONS = {"CPU": ("int4", "fp32"), "DML": ("int4", "fp16"), "CUDA": ("int4", "fp16")}
 _PROVIDERS = {"DML": "dml", "CUDA": "cuda"}
@@ -149,6 +150,18 @@ class ONNXRuntimeGenAIEngine(Engine):
             self._forget()
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(cached)
+
+    def score(self, token_ids: Sequence[int]) -> Any:
+        """One token at a time: of several, the library keeps the last one's logits only."""
+        import numpy as np
+
+        self._make_generator(_search_options(GenerationRequest(())), self._capacity_for(len(token_ids)))
+        rows = []
+        for token_id in token_ids:
+            self._generator.append_tokens(np.array([token_id], dtype=np.int32))
+            rows.append(np.array(self._generator.get_logits(), dtype=np.float32).reshape(-1))
+        self._forget()
+        return np.stack(rows)
 
     def _decode(
         self, new_ids: Sequence[int], max_new_tokens: int, stop_ids: frozenset[int], on_token: OnToken

@@ -40,6 +40,7 @@ SPEC = EngineSpec(
     ),
     reuses_kv_cache=True,
     homepage="https://github.com/openvinotoolkit/openvino.genai",
+    own_memory=("GPU",),
 )
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _NPU_PROMPT_TOKENS = 2048

@@ -23,6 +23,7 @@ SPEC = EngineSpec(
     model_format="openvino",
     reuses_kv_cache=True,
     homepage="https://github.com/huggingface/optimum-intel",
+    own_memory=("GPU",),
 )
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _SEQUENCE_AXIS = 2
@@ -129,6 +130,19 @@ class OptimumIntelEngine(Engine):
             self._kept = []
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(cached)
+
+    def score(self, token_ids: Sequence[int]) -> Any:
+        import torch
+
+        self._kept = []
+        with torch.no_grad():
+            output = self._model(
+                input_ids=torch.tensor([list(token_ids)]),
+                attention_mask=torch.ones((1, len(token_ids)), dtype=torch.int64),
+                past_key_values=None,
+            )
+        logits = output.logits[0].float().numpy()
+        return logits if len(logits) == len(token_ids) else None
 
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the state holds the first `cached`."""

@@ -54,11 +54,29 @@ class EngineSpec:
     reuses_kv_cache: bool = False
     """Whether a follow-up turn prefills only what the previous one has not."""
     homepage: str | None = None
+    reference: bool = False
+    """It runs the model's own weights, unquantised: the others' answers are held against its."""
+    own_memory: tuple[str, ...] = ()
+    """Device families that have, or may have, memory of their own: this machine's bandwidth says nothing of them."""
+    tunables: tuple[Tunable, ...] = ()
+    """Settings worth trying on a machine, for the tuner."""
 
     @property
     def model_elsewhere(self) -> bool:
         """Whether the model and its tokenizer are not on this computer's disk."""
         return self.model_format is None
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """One setting of an engine that may help: its values beside the default, and where it exists."""
+
+    name: str
+    """As the engine's own documentation calls it."""
+    values: tuple[Any, ...]
+    devices: tuple[str, ...] | None = None
+    """Device families that know it; None: all."""
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +180,8 @@ class GenerationRequest:
     """The prompt's own text, given to the tokenizer as it is, without the chat template; None: the messages are."""
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    prompt_tokens: int | None = None
+    """Cut the last message so that the whole prompt is exactly so many token ids: for measuring."""
 
 
 @dataclass(frozen=True)
@@ -294,12 +314,25 @@ class Load:
     warm_up: bool = True
     settings: Mapping[str, Any] = field(default_factory=dict)
     """See `EngineSpec.settings`."""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """Values for some of the engine's `tunables`; the rest stays at the engine's default."""
 
 
 @dataclass(frozen=True)
 class Generate:
     run_id: str
     request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely does the model think a given text is, token by token?"""
+
+    run_id: str
+    text: str
+    max_tokens: int
+    keep: int = 32
+    """How many of each position's likeliest ids to tell."""
 
 
 @dataclass(frozen=True)
@@ -399,6 +432,20 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What the model expected after each token of a text but the last; shape (tokens − 1, …)."""
+
+    run_id: str
+    prompt_sha256: str
+    losses: tuple[float, ...]
+    """Minus the natural logarithm of the probability of the token that follows."""
+    likely_ids: tuple[tuple[int, ...], ...]
+    """The likeliest ids, likeliest first."""
+    likely_logs: tuple[tuple[float, ...], ...]
+    """Natural logarithms of their probabilities."""
+
+
+@dataclass(frozen=True)
 class Failed:
     """A command failed, or (`crashed`) the worker did. `message` is for people, `details` for experts."""
 
@@ -425,14 +472,15 @@ FAILURE_KINDS = (
     "error",  # the library raised something we have no better name for
 )
 
-Command = Probe | Load | Generate | Cancel | Shutdown
-Event = Ready | Probed | Progress | Loaded | Prompted | Token | Finished | Failed
+Command = Probe | Load | Generate | Score | Cancel | Shutdown
+Event = Ready | Probed | Progress | Loaded | Prompted | Token | Finished | Scored | Failed
 
 _TYPES = {
     cls.__name__: cls
     for cls in (
         *(
             EngineSpec,
+            Tunable,
             DeviceStatus,
             Availability,
             Target,
@@ -442,8 +490,8 @@ _TYPES = {
             RunMetrics,
             Claim,
         ),
-        *(Probe, Load, Generate, Cancel, Shutdown),
-        *(Ready, Probed, Progress, Loaded, Prompted, Token, Finished, Failed),
+        *(Probe, Load, Generate, Score, Cancel, Shutdown),
+        *(Ready, Probed, Progress, Loaded, Prompted, Token, Finished, Scored, Failed),
     )
 }
 _TAG = "type"

@@ -31,6 +31,8 @@ SPEC = EngineSpec(
     model_format="safetensors",
     reuses_kv_cache=True,
     homepage="https://github.com/huggingface/transformers",
+    reference=True,
+    own_memory=("CUDA", "XPU"),
 )
 _REMEDIES = {
     "CUDA": "Use a machine with an NVIDIA GPU and install the CUDA build of PyTorch (pytorch.org).",
@@ -120,6 +122,14 @@ class TransformersEngine(Engine):
             self._forget()
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(cached)
+
+    def score(self, token_ids: Sequence[int]) -> Any:
+        import torch
+
+        self._forget()
+        with torch.inference_mode():
+            inputs = torch.tensor([list(token_ids)], device=self._device)
+            return self._model(input_ids=inputs, use_cache=False).logits[0].float().cpu().numpy()
 
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the cache holds the first `cached`."""

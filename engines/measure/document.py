@@ -34,7 +34,19 @@ def to_document(measurement: Measurement, job: str | None = None) -> dict[str, A
     return {
         "format": FORMAT,
         "version": VERSION,
-        **{name: plain[name] for name in ("contract", "id", "model", "created_at", "updated_at", "status")},
+        **{
+            name: plain[name]
+            for name in (
+                "contract",
+                "id",
+                "model",
+                "reference",
+                "created_at",
+                "updated_at",
+                "status",
+                "fitted",
+            )
+        },
         **{name: plain[name] for name in ("suite", "machine", "environment")},
         "lanes": lanes,
         "verdict": to_plain(chosen),

@@ -192,12 +192,13 @@ class Answer:
     tokens: int
     seconds: float | None
     text: str | None
+    token_ids: tuple[int, ...] = ()
     first_divergent_token: int | None = None
     """Index of the first token unlike the reference's; None: none, or no reference."""
     divergent_share: float | None = None
     """Share of the reference's tokens that differ, position by position."""
     garbage: str | None = None
-    """`empty`, `loop`, `not finite`; None: none of them."""
+    """`empty`, `loop`, `not text`, `not finite`; None: none of them."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ class Quality:
     """Median seconds to a finished answer."""
     perplexity: float | None = None
     next_token_agreement: float | None = None
+    notes: tuple[str, ...] = ()
     kl_divergence: float | None = None
     """Mean over positions of the bundled text, nats, reference against lane."""
 
@@ -282,6 +284,8 @@ class LaneResult:
     """Read bandwidth of this machine over a working set as large as these weights; None: not this device's."""
     placement: Mapping[str, Any] | None = None
     ledger: Ledger = field(default_factory=Ledger)
+    probe: Repeat | None = None
+    """A first, short generation, from which times are estimated; no figure is made of it."""
     repeats: tuple[Repeat, ...] = ()
     peak_rss_bytes: int | None = None
     """From a pass of its own."""
@@ -340,6 +344,10 @@ class Measurement:
     created_at: str
     lanes: tuple[LaneResult, ...]
     contract: str = CONTRACT
+    reference: str | None = None
+    """Key of the lane whose answers the others' are held against."""
+    fitted: bool = False
+    """Whether the suite has been fitted to the lanes' contexts and to this machine's pace."""
     updated_at: str | None = None
     status: str = "running"
     """`running`, `paused`, `stopped`, `finished` or `failed`."""

@@ -77,7 +77,7 @@ def job_case(job: Job, measurement: Measurement) -> Case | None:
 def excluded(result: LaneResult, measurement: Measurement) -> str | None:
     """Why a lane cannot win whatever the job; None when it can."""
     if result.failure is not None:
-        return f"failed: {result.failure.message}"
+        return f"failed: {result.failure.message.rstrip('.')}"
     if result.reference_only:
         return "only measured as the reference for the others' answers"
     if not result.asked_device:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from engines.protocol import (
     Cancel,
@@ -18,6 +19,8 @@ from engines.protocol import (
     Loaded,
     PreparedModel,
     Progress,
+    Score,
+    Scored,
     Target,
 )
 from engines.runtime.activity import GENERATE, Activity, Doing, GaveUpError
@@ -27,6 +30,7 @@ from engines.telemetry.observer import Observed, Observer
 CANCEL_TIMEOUT_S = 10.0
 
 OnEvent = Callable[[Event], None]
+Outcome = Finished | Scored | Failed
 
 
 @dataclass
@@ -56,6 +60,8 @@ class Slot:
     reserved_bytes: int = 0
     peak_rss_bytes: int | None = None
     on_event: OnEvent | None = None
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """What its worker was loaded with."""
 
     @property
     def idle(self) -> bool:
@@ -71,7 +77,7 @@ class Lease:
         model: PreparedModel,
         loaded: Loaded,
         clock: Callable[[], float],
-        note_outcome: Callable[[Slot, WorkerProcess, Finished | Failed], None],
+        note_outcome: Callable[[Slot, WorkerProcess, Outcome], None],
         activity: Activity,
         observer: Observer,
     ):
@@ -85,6 +91,15 @@ class Lease:
 
     def generate(self, run_id: str, request: GenerationRequest, on_event: OnEvent) -> Finished | Failed:
         """Run one generation; events reach `on_event` on the worker's reader thread. Never raises."""
+        outcome = self._have_answered(run_id, Generate(run_id, request), on_event)
+        return outcome if isinstance(outcome, (Finished, Failed)) else _unexpected(run_id)
+
+    def score(self, run_id: str, text: str, max_tokens: int) -> Scored | Failed:
+        """Ask what the model expected of a text; `unavailable` where the library does not tell. Never raises."""
+        outcome = self._have_answered(run_id, Score(run_id, text, max_tokens), lambda _event: None)
+        return outcome if isinstance(outcome, (Scored, Failed)) else _unexpected(run_id)
+
+    def _have_answered(self, run_id: str, command: Generate | Score, on_event: OnEvent) -> Outcome:
         slot = self._slot
         self.observed = None
         answer = _Answer(run_id, on_event)
@@ -98,7 +113,7 @@ class Lease:
                     watch = self._observer.watch(doing, worker.pid)
                     with slot.lock:
                         slot.on_event, slot.phase = answer.take, "busy"
-                    outcome = self._ask(worker, Generate(run_id, request), answer)
+                    outcome = self._ask(worker, command, answer)
                     self.observed = watch.ended(slot.target.device, self.loaded)
             except GaveUpError:
                 return Failed("cancelled", "Stopped before it began.", run_id=run_id)
@@ -117,7 +132,7 @@ class Lease:
             GENERATE, str(self._slot.target), cancelled=lambda: run_id in self._cancelled, on_wait=waiting
         )
 
-    def _ask(self, worker: WorkerProcess, command: Generate, answer: _Answer) -> Finished | Failed:
+    def _ask(self, worker: WorkerProcess, command: Generate | Score, answer: _Answer) -> Outcome:
         """Send the command and wait for its outcome, no longer than there is somebody to give one."""
         run_id = command.run_id
         if not worker.send(command):
@@ -152,15 +167,19 @@ class _Answer:
 
     def __init__(self, run_id: str, on_event: OnEvent):
         self._run_id, self._on_event = run_id, on_event
-        self.outcome: Finished | Failed | None = None
+        self.outcome: Outcome | None = None
         self.done = threading.Event()
 
     def take(self, event: Event) -> None:
-        if isinstance(event, (Finished, Failed)):
+        if isinstance(event, (Finished, Scored, Failed)):
             self.outcome = replace(event, run_id=self._run_id)
             self.done.set()
         else:
             self._on_event(event)
+
+
+def _unexpected(run_id: str) -> Failed:
+    return Failed("error", "The worker answered another question than was asked.", run_id=run_id)
 
 
 def _never_reached(worker: WorkerProcess | None, run_id: str) -> Failed:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import shutil
 import threading
 import time
 import traceback
@@ -39,7 +40,7 @@ from engines.protocol import (
     Target,
 )
 from engines.runtime.activity import LOAD, Activity, GaveUpError
-from engines.runtime.lease import Lease, Slot
+from engines.runtime.lease import Lease, Outcome, Slot
 from engines.runtime.prober import InterpreterSource, Prober
 from engines.runtime.worker_process import GRACE_S, WorkerProcess
 from engines.telemetry.observer import Observer
@@ -106,10 +107,12 @@ class EngineManager:
         memory_share: float = MEMORY_SHARE,
         activity: Activity | None = None,
         settings: Mapping[str, Callable[[], Mapping[str, Any]]] | None = None,
+        tuned: Callable[[Target], Mapping[str, Any]] = lambda _target: {},
     ):
         """`remembered_peak`: the last measured peak RSS of a target in bytes, from the log; `activity`: the
         register of what uses the machine, shared with the model library; `settings`: the owner's settings that
-        workers can be told, by the name in `EngineSpec.settings`."""
+        workers can be told, by the name in `EngineSpec.settings`; `tuned`: what a person has had a target tuned to
+        (values of its engine's `tunables`), empty for the engine's defaults."""
         self.activity = activity or Activity()
         self.observer = Observer(self.activity)
         self._clock = clock
@@ -122,6 +125,7 @@ class EngineManager:
         self._lock = threading.RLock()
         self._room = threading.Lock()
         self._settings = settings or {}
+        self.tuned = tuned
         logs = data_dir / "logs"
         self._prober = Prober(self.specs, environments, start_worker, logs, self.activity, self._settings_of)
         self._closed = threading.Event()
@@ -192,8 +196,12 @@ class EngineManager:
         target: Target,
         on_progress: OnProgress = lambda _progress: None,
         cancelled: threading.Event | None = None,
+        tuning: Mapping[str, Any] | None = None,
     ) -> Iterator[Lease]:
         """Make the target ready (download, convert, load, warm up as needed) and hold it while in use.
+
+        `tuning`: values of the engine's `tunables`; None: what this target was tuned to, else the defaults. A worker
+        that was loaded with others is loaded anew, unless somebody uses it.
 
         Raises EngineFailure when that is impossible or `cancelled` was set meanwhile.
         """
@@ -202,12 +210,49 @@ class EngineManager:
         with self._lock:
             slot.users += 1
         try:
-            model, loaded = self._ensure_loaded(slot, on_progress, cancelled)
+            model, loaded = self._ensure_loaded(slot, on_progress, cancelled, tuning)
             yield Lease(slot, model, loaded, self._clock, self._note_outcome, self.activity, self.observer)
         finally:
             with self._lock:
                 slot.users -= 1
                 slot.last_used = self._clock()
+
+    def prepare(
+        self,
+        target: Target,
+        on_progress: OnProgress = lambda _progress: None,
+        cancelled: threading.Event | None = None,
+    ) -> PreparedModel:
+        """Make the model files ready (download, convert) without loading them; raises EngineFailure."""
+        try:
+            return self._prepare(target, on_progress, cancelled or threading.Event())
+        except EngineFailure:
+            raise
+        except Exception as error:
+            raise EngineFailure(_as_failed(error)) from error
+
+    def _prepare(self, target: Target, report: OnProgress, cancelled: threading.Event) -> PreparedModel:
+        spec = self._spec(target)
+        if not self._library.is_ready(target, spec):
+            # Before minutes go into downloading or converting for a device that is not here.
+            asking = Progress("start", "Asking the library which devices are here")
+            self._prober.require_device(spec, target.device, lambda: report(asking))
+        return self._library.prepare(target, spec, report, cancelled)
+
+    def forget_compiled(self, target: Target) -> None:
+        """Throw away what the device compiled for a target that is not loaded: for measuring a first start."""
+        with self._lock:
+            slot = self._slots.get(target)
+            if slot is not None and slot.worker is not None:
+                return
+        shutil.rmtree(self._compiled_folder(target), ignore_errors=True)
+
+    def keeps_compiled(self, target: Target) -> bool:
+        """Whether loading has left something compiled on disk that makes the next start shorter."""
+        return any(path.is_file() for path in self._compiled_folder(target).rglob("*"))
+
+    def _compiled_folder(self, target: Target) -> Path:
+        return self._data_dir / "cache" / "compiled" / _file_name(target)
 
     def unload(self, target: Target) -> bool:
         """End the worker of a target; False when it is in use."""
@@ -235,7 +280,7 @@ class EngineManager:
         _stop_all(workers, grace_s=1.0)
         self._prober.shutdown()
 
-    def _note_outcome(self, slot: Slot, worker: WorkerProcess, outcome: Finished | Failed) -> None:
+    def _note_outcome(self, slot: Slot, worker: WorkerProcess, outcome: Outcome) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""
         with self._lock:
             if isinstance(outcome, Finished):
@@ -261,7 +306,11 @@ class EngineManager:
         return self._data_dir / "logs" / f"{name}.log"
 
     def _ensure_loaded(
-        self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event
+        self,
+        slot: Slot,
+        on_progress: OnProgress,
+        cancelled: threading.Event,
+        tuning: Mapping[str, Any] | None,
     ) -> tuple[PreparedModel, Loaded]:
         while not slot.load_lock.acquire(timeout=0.1):  # somebody else is loading it: share what they see
             if cancelled.is_set():
@@ -270,6 +319,8 @@ class EngineManager:
             if progress is not None:
                 on_progress(progress)
         try:
+            wanted = dict(self.tuned(slot.target) if tuning is None else tuning)
+            self._end_if_tuned_otherwise(slot, wanted, insist=tuning is not None)
             with self._lock:
                 worker, loaded, model = slot.worker, slot.loaded, slot.model
                 blocked = slot.failure if slot.crashes >= CRASHES_UNTIL_BLOCKED else None
@@ -277,9 +328,24 @@ class EngineManager:
                 return model, loaded
             if blocked is not None:
                 raise EngineFailure(blocked)
+            with self._lock:
+                slot.tuning = wanted
             return self._load(slot, on_progress, cancelled)
         finally:
             slot.load_lock.release()
+
+    def _end_if_tuned_otherwise(self, slot: Slot, wanted: Mapping[str, Any], *, insist: bool) -> None:
+        """End a worker that was loaded with another tuning; one in use stays, and is refused if one must `insist`."""
+        with self._lock:
+            if slot.worker is None or slot.tuning == wanted:
+                return
+            if slot.users > 1:
+                if not insist:
+                    return
+                message = f"{slot.target.spelling} is in use with other settings."
+                raise EngineFailure(Failed("error", message, "Try again when its reply is finished."))
+            worker = self._detach(slot)
+        _stop_all([worker])
 
     def _load(
         self, slot: Slot, on_progress: OnProgress, cancelled: threading.Event
@@ -311,11 +377,7 @@ class EngineManager:
     ) -> tuple[PreparedModel, Loaded]:
         spec = self._spec(slot.target)
         interpreter = self._environments.interpreter(spec.environment)
-        if not self._library.is_ready(slot.target, spec):
-            # Before minutes go into downloading or converting for a device that is not here.
-            asking = Progress("start", "Asking the library which devices are here")
-            self._prober.require_device(spec, slot.target.device, lambda: report(asking))
-        model = self._library.prepare(slot.target, spec, report, cancelled)
+        model = self._prepare(slot.target, report, cancelled)
         if cancelled.is_set():
             raise EngineFailure(_cancelled())
         with self._lock:
@@ -375,14 +437,16 @@ class EngineManager:
                 answers.append(event)
                 answered.set()
 
-        cache_dir = self._data_dir / "cache" / "compiled" / _file_name(slot.target)
+        cache_dir = self._compiled_folder(slot.target)
         worker = self._start_worker(interpreter, slot.log_path, working_dir=cache_dir)
         with self._lock:
             slot.worker, slot.on_event = worker, listen
         problem = worker.start(lambda event: self._route(slot, worker, event))
         if problem is None:
             settings = self._settings_of(spec)
-            worker.send(Load(spec.module, slot.target, model, str(cache_dir), settings=settings))
+            worker.send(
+                Load(spec.module, slot.target, model, str(cache_dir), settings=settings, tuning=slot.tuning)
+            )
             problem = _wait_for_load(worker, answered, cancelled)
         answer = problem or answers[0]
         if isinstance(answer, Failed):

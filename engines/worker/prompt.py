@@ -9,6 +9,7 @@ is never a control token: a user who writes `<|end|>` gets those seven character
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Iterable, Sequence
@@ -108,6 +109,31 @@ class PromptEncoder:
         ids: list[int] = self.tokenizer.encode(_without_surrogates(text)).ids
         if not ids:
             raise PromptError("The prompt is empty.", "Type something first.")
+        return ids
+
+    def encode_exactly(self, messages: Sequence[Message], count: int) -> list[int]:
+        """Exactly `count` token ids: the last message is cut short, what the template puts behind it stays.
+
+        Raises PromptError when the chat is shorter than that, or the template alone longer.
+        """
+        ids = self.encode(messages)
+        other = self.encode([*messages[:-1], replace(messages[-1], content="?")])
+        shared = zip(reversed(ids), reversed(other), strict=False)
+        ending = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], shared))
+        beginning = sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, other, strict=False))
+        )
+        if len(ids) < count or count <= min(beginning + ending, len(other)):
+            raise PromptError(
+                f"This chat cannot be cut to {count:,} tokens: it has {len(ids):,}, of which the template takes "
+                f"{beginning + ending:,}.",
+                "Give a longer text, or another number of tokens.",
+            )
+        return ids[: count - ending] + ids[len(ids) - ending :]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a bare text, without a template; shape (tokens,)."""
+        ids: list[int] = self.tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
         return ids
 
     def render(self, messages: Sequence[Message], continue_reply: bool = False) -> str:

@@ -23,7 +23,16 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, BinaryIO
 
-from engines.engine import AnswerReport, AnyEngine, Engine, EngineError, PromptError, ServedEngine
+from engines.engine import (
+    AnswerReport,
+    AnyEngine,
+    Engine,
+    EngineError,
+    OutputError,
+    PromptError,
+    ServedEngine,
+    UnavailableError,
+)
 from engines.protocol import (
     PROTOCOL_VERSION,
     Cancel,
@@ -43,6 +52,8 @@ from engines.protocol import (
     ProtocolError,
     Ready,
     RunMetrics,
+    Score,
+    Scored,
     Shutdown,
     Token,
     decode,
@@ -140,7 +151,12 @@ class Worker:
         """Work until told to stop or the parent is gone."""
         self._send(Ready(PROTOCOL_VERSION, os.getpid(), platform.python_version()))
         threading.Thread(target=self._read_commands, name="commands", daemon=True).start()
-        handlers = {Probe: self._probe, Load: self._load, Generate: self._generate}
+        handlers = {
+            Probe: self._probe,
+            Load: self._load,
+            Generate: self._generate,
+            Score: self._score,
+        }
         while True:
             command, received = self._inbox.get()
             if isinstance(command, Shutdown):
@@ -187,6 +203,7 @@ class Worker:
         self._send(Progress("load", "Loading the library"))
         engine = _engine_of(command.engine_module, command.settings)
         if isinstance(engine, Engine):
+            engine.tuning = command.tuning
             self._encoder = PromptEncoder(command.model.folder)
             self._send(Progress("load", "Loading the model"))
         report = engine.load(command.target, command.model, command.cache_dir, self._send)
@@ -203,7 +220,7 @@ class Worker:
             peak_rss_bytes=peak,
             device=report.device,
             versions=installed_versions(),
-            details=dict(report.details),
+            details={**report.details, **({"tuning": dict(command.tuning)} if command.tuning else {})},
             context_tokens=report.context_tokens,
             claim=report.claim,
         )
@@ -271,10 +288,7 @@ class Worker:
         self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
 
     def _run(self, engine: Engine, run: Run) -> None:
-        if run.request.raw_prompt is not None:
-            prompt_ids = self._encoder.encode_raw(run.request.raw_prompt)
-        else:
-            prompt_ids = self._encoder.encode(run.request.messages, run.request.continue_reply)
+        prompt_ids = self._prompt_ids(run.request)
         digest = prompt_sha256(prompt_ids)
         request, context_left = self._fit(prompt_ids, run.request)
         self._send(Prompted(run.run_id, len(prompt_ids), digest))
@@ -326,6 +340,24 @@ class Worker:
         warning = (report.warning if report else None) or _warning(run, reason, context_left)
         self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
 
+    def _prompt_ids(self, request: GenerationRequest) -> list[int]:
+        if request.prompt_tokens is not None:
+            return self._encoder.encode_exactly(request.messages, request.prompt_tokens)
+        if request.raw_prompt is not None:
+            return self._encoder.encode_raw(request.raw_prompt)
+        return self._encoder.encode(request.messages, request.continue_reply)
+
+    def _score(self, command: Score, _received: float) -> None:
+        if self._engine is None:
+            raise ProtocolError("score before load")
+        if not isinstance(self._engine, Engine):
+            raise UnavailableError(f"{self._engine.spec.title} does not hand out logits.")
+        ids = self._encoder.encode_text(command.text)[: command.max_tokens]
+        logits = self._engine.score(ids)
+        if logits is None:
+            raise UnavailableError(f"{self._engine.spec.title} does not hand out logits.")
+        self._send(expectations(command, ids, logits))
+
     def _fit(
         self, prompt_ids: Sequence[int], request: GenerationRequest
     ) -> tuple[GenerationRequest, int | None]:
@@ -341,6 +373,25 @@ class Worker:
                 "Shorten the prompt or start a new conversation.",
             )
         return replace(request, max_new_tokens=min(request.max_new_tokens, left)), left
+
+
+def expectations(command: Score, ids: Sequence[int], logits: Any) -> Scored:
+    """What logits, shape (tokens, vocabulary), say about the token that follows each; raises OutputError."""
+    import numpy as np
+
+    scores = np.asarray(logits, dtype=np.float64)[: len(ids) - 1]
+    if not np.isfinite(scores).all():
+        raise OutputError("The model's output is not a number (NaN or infinite logits).")
+    peak = scores.max(axis=-1, keepdims=True)
+    logs = scores - peak - np.log(np.exp(scores - peak).sum(axis=-1, keepdims=True))
+    likely = np.argsort(-logs, axis=-1, kind="stable")[:, : command.keep]
+    return Scored(
+        command.run_id,
+        prompt_sha256(ids),
+        tuple(float(-row[token_id]) for row, token_id in zip(logs, ids[1:], strict=True)),
+        tuple(tuple(int(token_id) for token_id in row) for row in likely),
+        tuple(tuple(round(float(x), 5) for x in row) for row in np.take_along_axis(logs, likely, axis=-1)),
+    )
 
 
 def _warning(run: Run, reason: str, context_left: int | None) -> str | None:

@@ -1,6 +1,7 @@
 """A deliberately bad engine: it crashes, hangs, prints noise on stdout and ignores cancel, as its precision says."""
 
 import ctypes
+import itertools
 import os
 import time
 
@@ -11,10 +12,11 @@ SPEC = EngineSpec(
     name="bad",
     title="Bad engine",
     module="tests.helpers.bad_engine",
-    devices=("CPU",),
+    devices=("CPU", "GPU"),
     precisions=(
         *("crash-on-load", "crash-in-reply", "abort-in-reply", "noise", "ignore-cancel", "raise"),
         *("no-memory", "hang-on-load", "no-text", "circles", "die-when-told"),
+        *("garbage", "early-stop", "too-fast", "falls-back", "hang-in-reply"),
     ),
     model_format="safetensors",
 )
@@ -52,6 +54,26 @@ class BadEngine(Engine):
         on_token(ids[0])
         os.abort()
 
+    def _garbage(self, ids, on_token):
+        """Fast and complete, and always the same."""
+        while on_token(ids[4]):
+            time.sleep(0.002)
+
+    def _early_stop(self, ids, on_token):
+        for token_id in ids[:5]:
+            on_token(token_id)
+
+    def _too_fast(self, ids, on_token):
+        """Right, and at a rate no memory delivers: everything at once."""
+        _echo(ids, on_token)
+
+    def _falls_back(self, ids, on_token):
+        _echo(ids, on_token, pause_s=0.001)
+
+    def _hang_in_reply(self, ids, on_token):
+        on_token(ids[0])
+        time.sleep(600)
+
     def _die_when_told(self, ids, on_token):
         if len(ids) > 60:
             os._exit(5)
@@ -82,6 +104,13 @@ class BadEngine(Engine):
     def _circles(self, ids, on_token):
         for _ in range(100):
             on_token(ids[4])
+
+
+def _echo(ids, on_token, pause_s=0.0):
+    for token_id in itertools.cycle(ids):
+        time.sleep(pause_s)
+        if not on_token(token_id):
+            return
 
 
 ENGINE = BadEngine
