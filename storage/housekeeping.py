@@ -21,6 +21,10 @@ RETENTION_DAYS = "retention_days"
 """Setting: conversations untouched for longer are deleted, unless pinned; None keeps them for ever."""
 KEEP_TEXT = "keep_text"
 """Setting: False keeps numbers but no text."""
+KEEP_VISITORS_TEXT = "keep_visitors_text"
+"""Setting: True keeps what visitors of a shared page wrote and read, too; else only the numbers of their runs."""
+VISITOR_PREFIX = "visitor:"
+"""How the `owner` of a visitor's conversation begins."""
 
 
 def rename(file: HistoryFile, conversation_id: str, title: str) -> None:

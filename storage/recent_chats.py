@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-KEPT_CONVERSATIONS = 50
+KEPT_CONVERSATIONS = 200
 
 
 @dataclass

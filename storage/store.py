@@ -72,7 +72,9 @@ class Store:
             "updated_at": now(),
             "exact": exact(title=title),
         }
-        self._recorder.write(lambda db: insert(db, "conversations", _kept(db, row, "title", "exact")))
+        self._recorder.write(
+            lambda db: insert(db, "conversations", _kept(db, row, "title", "exact", owner=owner))
+        )
         return row["id"]
 
     def start_turn(
@@ -109,7 +111,8 @@ class Store:
         }
 
         def write(db: Database) -> None:
-            insert(db, "turns", _kept(db, row, *texts, "exact", "earlier"))
+            owner = _owner_of(db, conversation_id)
+            insert(db, "turns", _kept(db, row, *texts, "exact", "earlier", owner=owner))
             db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", [moment, conversation_id])
 
         self._recorder.write(write, size=len(prompt))
@@ -366,12 +369,31 @@ def insert(db: Database, table: str, row: Mapping[str, Any], *, ignore: bool = F
     db.execute(f"{verb} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
 
 
-def _kept(db: Database, row: Mapping[str, Any], *texts: str) -> dict[str, Any]:
-    """The row as it may be kept: without its texts when the person wants numbers only."""
-    found = db.execute("SELECT value FROM settings WHERE key = ?", [housekeeping.KEEP_TEXT]).fetchone()
-    if found is None or json.loads(found[0]):
-        return dict(row)
-    return {name: None if name in texts else value for name, value in row.items()}
+def _kept(db: Database, row: Mapping[str, Any], *texts: str, owner: str | None) -> dict[str, Any]:
+    """The row as it may be kept: without its texts when the person wants numbers only, or of visitors."""
+    keeps = _is_on(db, housekeeping.KEEP_TEXT, True)
+    if (owner or "").startswith(housekeeping.VISITOR_PREFIX):
+        keeps = keeps and _is_on(db, housekeeping.KEEP_VISITORS_TEXT, False)
+    return dict(row) if keeps else {name: None if name in texts else value for name, value in row.items()}
+
+
+def _is_on(db: Database, key: str, default: bool) -> bool:
+    found = db.execute("SELECT value FROM settings WHERE key = ?", [key]).fetchone()
+    return default if found is None else bool(json.loads(found[0]))
+
+
+def _owner_of(db: Database, conversation_id: str) -> str | None:
+    found = db.execute("SELECT owner FROM conversations WHERE id = ?", [conversation_id]).fetchone()
+    return found[0] if found else None
+
+
+def _owner_of_run(db: Database, run_id: str) -> str | None:
+    found = db.execute(
+        "SELECT owner FROM conversations c JOIN turns t ON t.conversation_id = c.id "
+        "JOIN runs r ON r.turn_id = t.id WHERE r.id = ?",
+        [run_id],
+    ).fetchone()
+    return found[0] if found else None
 
 
 def machine_as_row(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -468,7 +490,9 @@ def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
 def _update_run(db: Database, run_id: str, columns: dict[str, Any], condition: str = "1") -> None:
     columns = {**columns, "text": readable(columns["text"]), "exact": exact(text=columns["text"])}
     # A hash of a short prompt can be guessed back, a log may quote it.
-    columns = _kept(db, columns, "text", "exact", "prompt_sha256", "error_details")
+    columns = _kept(
+        db, columns, "text", "exact", "prompt_sha256", "error_details", owner=_owner_of_run(db, run_id)
+    )
     assignments = ", ".join(f"{name} = ?" for name in columns)
     db.execute(f"UPDATE runs SET {assignments} WHERE id = ? AND {condition}", [*columns.values(), run_id])
 

@@ -100,6 +100,8 @@ class Door:
         """Whether visitors' logins are taken now."""
         self.secure_hosts: frozenset[str] = frozenset()
         """Names that are reached over https: the share link's."""
+        self.on_end: list[Callable[[Login], None]] = [self.sessions.close_all_of]
+        """Called when a login ends, whichever way."""
         self.logins.on_end = self._ended
         self._swept_at = time.monotonic()
 
@@ -123,7 +125,8 @@ class Door:
         self.locked = False
 
     def _ended(self, login: Login) -> None:
-        self.sessions.close_all_of(login)
+        for listener in self.on_end:
+            listener(login)
 
     def _sweep(self) -> None:
         if time.monotonic() - self._swept_at > 30.0:

@@ -284,6 +284,12 @@ class Logins:
         with self._lock:
             return any(s.login.id == login.id and s.ends_at > self._clock() for s in self._sessions.values())
 
+    def silent_s(self, login: Login) -> float:
+        """Seconds since a login was last heard of; infinite when it has ended."""
+        with self._lock:
+            seen = [s.seen_at for s in self._sessions.values() if s.login.id == login.id]
+        return self._clock() - max(seen) if seen else float("inf")
+
     def present(self, role: Role, within_s: float = 120.0) -> list[tuple[Login, float]]:
         """(login, seconds since it was last heard of) of those who are here now, who came first first."""
         moment = self._clock()
