@@ -13,11 +13,14 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 OFFSET_BYTES = 5
 _MAX_US = 256**OFFSET_BYTES - 1
+Kept = TypeVar("Kept")
+
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -75,6 +78,20 @@ def restored(row: Mapping[str, Any], name: str) -> str | None:
 def to_json(value: Any) -> str:
     """Canonical JSON: equal values give equal text, so it can be hashed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+
+
+def read_back(kind: type[Kept], text: str | None) -> Kept | None:
+    """A frozen dataclass from its JSON; None where there is none or it is not as ours would be.
+
+    Fields that this version does not know are left out: a newer one may have written them.
+    """
+    try:
+        kept = json.loads(text or "null")
+        known = {field.name for field in fields(kind)}
+        values = {name: value for name, value in kept.items() if name in known}
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def content_id(*values: Any) -> str:

@@ -163,6 +163,26 @@ def panels_from_one(db: Database) -> None:
         db.execute(step)
 
 
+@migrations(name="007_disturbance_and_placement")
+def disturbance_and_placement(db: Database) -> None:
+    """Stamps decided when a run ends, with their numbers, and where it really ran.
+
+    Rows from before keep what they say and are marked `stamp_rule = 'start'`: their stamp knew only what went on when
+    the run began. Medians leave out what other programs disturbed and what ran elsewhere than it claims, and keep the
+    two rules apart.
+    """
+    for column in (
+        "stamp_rule TEXT NOT NULL DEFAULT 'start'",
+        *("disturbed INTEGER", "other_load TEXT", "placement TEXT", "placement_badge TEXT"),
+    ):
+        db.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+    (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'run_metrics'").fetchone()
+    for view in ("latest_runs", "median_metrics", "run_metrics"):
+        db.execute(f"DROP VIEW {view}")
+    for view in (sql.replace("r.contended,", _STAMPS, 1), _LATEST_007, _MEDIANS_007):
+        db.execute(view)
+
+
 @migrations(name="010_servers_and_api")
 def servers_and_api(db: Database) -> None:
     """Whose clock took a run's times, what a server said itself, and turns that came by the API.
@@ -262,4 +282,53 @@ SELECT engine, device, precision, model, machine, contended, max(runs) AS runs,
     min(started_at) AS first_run_at, max(started_at) AS last_run_at,
     target_id, machine_id, environment_id
 FROM ranked GROUP BY target_id, machine_id, environment_id, contended;
+"""
+
+_STAMPS = """r.contended, r.disturbed,
+    r.contended = 0 AND (r.disturbed = 0 OR (r.disturbed IS NULL AND r.stamp_rule = 'start'))
+        AND r.placement_badge IS NOT 'contradicted' AS alone,
+    r.stamp_rule, r.placement_badge,"""
+
+_LATEST_007 = """
+CREATE VIEW latest_runs AS
+SELECT engine, device, precision, model, machine, contended, disturbed, alone, stamp_rule, placement_badge,
+    started_at, ttft_s, decode_tok_s, prefill_tok_s,
+    itl_median_s, itl_p95_s, peak_rss_bytes, output_tokens, run_id
+FROM (
+    SELECT *, row_number() OVER (
+        PARTITION BY engine, device, precision, model, machine, alone ORDER BY started_at DESC, n DESC
+    ) AS place
+    FROM run_metrics WHERE status = 'finished'
+)
+WHERE place = 1;
+"""
+
+_MEDIANS_007 = """
+CREATE VIEW median_metrics AS
+WITH ranked AS (
+    SELECT engine, device, precision, model, machine, contended, stamp_rule, decode_tok_s, ttft_s, prefill_tok_s,
+        peak_rss_bytes, started_at, target_id, machine_id, environment_id,
+        row_number() OVER (kind ORDER BY decode_tok_s) AS decode_place,
+        count(decode_tok_s) OVER kind AS decode_count,
+        row_number() OVER (kind ORDER BY ttft_s) AS ttft_place,
+        count(ttft_s) OVER kind AS ttft_count,
+        row_number() OVER (kind ORDER BY prefill_tok_s) AS prefill_place,
+        count(prefill_tok_s) OVER kind AS prefill_count,
+        count(*) OVER kind AS runs
+    FROM run_metrics WHERE status = 'finished' AND disturbed IS NOT 1 AND placement_badge IS NOT 'contradicted'
+    WINDOW kind AS (PARTITION BY target_id, machine_id, environment_id, contended, stamp_rule)
+)
+SELECT engine, device, precision, model, machine, contended, stamp_rule, max(runs) AS runs,
+    avg(CASE WHEN decode_place - (runs - decode_count) IN ((decode_count + 1) / 2, (decode_count + 2) / 2)
+        THEN decode_tok_s END) AS decode_tok_s,
+    min(decode_tok_s) AS decode_tok_s_min, max(decode_tok_s) AS decode_tok_s_max,
+    avg(CASE WHEN ttft_place - (runs - ttft_count) IN ((ttft_count + 1) / 2, (ttft_count + 2) / 2)
+        THEN ttft_s END) AS ttft_s,
+    min(ttft_s) AS ttft_s_min, max(ttft_s) AS ttft_s_max,
+    avg(CASE WHEN prefill_place - (runs - prefill_count) IN ((prefill_count + 1) / 2, (prefill_count + 2) / 2)
+        THEN prefill_tok_s END) AS prefill_tok_s,
+    max(peak_rss_bytes) AS peak_rss_bytes,
+    min(started_at) AS first_run_at, max(started_at) AS last_run_at,
+    target_id, machine_id, environment_id
+FROM ranked GROUP BY target_id, machine_id, environment_id, contended, stamp_rule;
 """

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.protocol import Message, RunMetrics, Target
-from storage.codec import restored, unpack_offsets
+from engines.telemetry.disturbance import OtherLoad
+from engines.telemetry.placement import Placement
+from storage.codec import read_back, restored, unpack_offsets
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,12 @@ class Run:
     status: str
     """`running`, `finished`, `stopped`, `failed`, `interrupted` (the app ended before the run did)."""
     contended: bool
+    disturbed: bool | None
+    """None: stamped by the old rule, which did not ask, or it never ran to an end."""
+    stamp_rule: str
+    """`end`: decided when the run ended; `start`: the old rule, what went on when it began."""
+    other_load: OtherLoad | None
+    placement: Placement | None
     started_at: str
     finished_at: str | None
     text: str | None
@@ -190,6 +198,10 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
         target=Target(row["engine"], row["device"], row["precision"], row["model"]),
         status=row["status"],
         contended=bool(row["contended"]),
+        disturbed=None if row["disturbed"] is None else bool(row["disturbed"]),
+        stamp_rule=row["stamp_rule"],
+        other_load=read_back(OtherLoad, row["other_load"]),
+        placement=read_back(Placement, row["placement"]),
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         text=restored(row, "text"),

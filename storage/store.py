@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import psutil
 from sqlite_utils import Database
 
 from engines.protocol import Failed, Finished, Loaded, Message, PreparedModel, RunMetrics, Target
+from engines.telemetry.observer import Observed
 from storage import housekeeping, queries
 from storage.codec import content_id, exact, new_id, now, pack_offsets, readable, to_json, unpack_offsets_us
 from storage.database import HistoryFile, StoreBusyError, StoreError
@@ -128,7 +130,10 @@ class Store:
         contended: bool,
         attempt: int = 1,
     ) -> str:
-        """One target is about to answer. `machine`: facts that a number depends on. Returns the run's id."""
+        """One target is about to answer. `machine`: facts that a number depends on. Returns the run's id.
+
+        `contended`: as far as is known by now; `finish_run` tells what came of it.
+        """
         run_id, moment = new_id(), now()
         self._memory.add_run(turn_id, run_id, RunMemo(panel, attempt))
         self._mine.add(run_id)
@@ -204,8 +209,12 @@ class Store:
         text: str,
         metrics: RunMetrics,
         felt_ttft_s: float | None,
+        observed: Observed | None = None,
     ) -> None:
-        """The run has ended, one way or another: `text` and `metrics` are what there is by now."""
+        """The run has ended, one way or another: `text` and `metrics` are what there is by now.
+
+        `observed`: under which conditions it ran, and where; None when it never came to generating.
+        """
         columns = {
             "finished_at": now(),
             "writer": None,
@@ -213,6 +222,7 @@ class Store:
             "felt_ttft_s": felt_ttft_s,
             **_outcome_columns(outcome),
             **_metric_columns(metrics),
+            **observed_columns(observed),
         }
         self._memory.set_run(run_id, text, columns["status"])
         self._recorder.write(lambda db: _update_run(db, run_id, columns), replaces=run_id, size=len(text))
@@ -436,6 +446,21 @@ def _outcome_columns(outcome: Finished | Failed) -> dict[str, Any]:
         "error_remedy": readable(outcome.remedy),
         "error_details": readable(outcome.details),
         "exit_code": outcome.exit_code,
+    }
+
+
+def observed_columns(observed: Observed | None) -> dict[str, Any]:
+    """The stamps of a run that was watched to its end, and where it ran."""
+    if observed is None:
+        return {}
+    conditions, placement = observed.conditions, observed.placement
+    return {
+        "stamp_rule": "end",
+        "contended": int(conditions.contended),
+        "disturbed": int(conditions.disturbed),
+        "other_load": to_json(asdict(conditions.other_load)),
+        "placement": to_json(asdict(placement)),
+        "placement_badge": placement.badge,
     }
 
 

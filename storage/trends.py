@@ -1,7 +1,8 @@
 """How fast a target was over time, and what changed in between.
 
-Contended runs (several targets at once) never mix with those that had the machine to themselves. Marks say where
-the machine or the environment of consecutive runs differs: a driver, a package, the power state.
+Runs that shared the machine, with other work of ours (contended) or with other programs (disturbed), never mix with
+those that had it to themselves; what ran elsewhere than it claims is left out. Marks say where the machine or the
+environment of consecutive runs differs: a driver, a package, the power state.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ METRICS = {
     "ttft_s": "r.first_token_us / 1e6",
 }
 """The two figures of a trend, as in the view `run_metrics`, which would also compute the others."""
+
+_KIND = (
+    "CASE WHEN r.placement_badge = 'contradicted' THEN 'misplaced' "
+    "WHEN r.contended OR r.disturbed THEN 'shared' "
+    "WHEN r.stamp_rule = 'start' THEN 'alone by the old rule' ELSE 'alone' END"
+)
 
 
 @dataclass(frozen=True)
@@ -54,26 +61,33 @@ class Trend:
     metric: str
     alone: tuple[Bucket, ...]
     contended: tuple[Bucket, ...]
+    """Runs that were contended or disturbed."""
     marks: tuple[Mark, ...]
     runs: int
     median: float | None
     """Of the runs that had the machine to themselves."""
     median_contended: float | None
+    old_rule: int = 0
+    """Runs among those alone whose stamp knows only what went on when they began."""
+    misplaced: int = 0
+    """Runs that are left out because they ran elsewhere than they claim."""
 
 
 def trend(db: Database, where: Filter, metric: str, *, buckets: int = 60) -> Trend:
     """The finished runs that fit, oldest first, in at most `buckets` groups of equal size per kind."""
     condition, values = of_run(Filter(**{**vars(where), "query": None, "status": "finished"}))
     points = db.execute(
-        f"SELECT r.started_at, {METRICS[metric]}, r.contended, r.machine_id, r.environment_id, m.name "
+        f"SELECT r.started_at, {METRICS[metric]}, {_KIND}, r.machine_id, r.environment_id, m.name "
         "FROM runs r CROSS JOIN machines m ON m.id = r.machine_id "
         "CROSS JOIN turns t ON t.id = r.turn_id CROSS JOIN conversations c ON c.id = t.conversation_id "
         f"WHERE {condition} AND c.deleted_at IS NULL ORDER BY r.started_at",
         values,
     ).fetchall()
     points = [point for point in points if point[1] is not None]
-    alone = [(at, value) for at, value, contended, *_ in points if not contended]
-    together = [(at, value) for at, value, contended, *_ in points if contended]
+    misplaced = sum(kind == "misplaced" for _, _, kind, *_ in points)
+    points = [point for point in points if point[2] != "misplaced"]
+    alone = [(at, value) for at, value, kind, *_ in points if kind != "shared"]
+    together = [(at, value) for at, value, kind, *_ in points if kind == "shared"]
     return Trend(
         metric,
         _bucketed(alone, buckets),
@@ -82,6 +96,8 @@ def trend(db: Database, where: Filter, metric: str, *, buckets: int = 60) -> Tre
         len(points),
         statistics.median(value for _, value in alone) if alone else None,
         statistics.median(value for _, value in together) if together else None,
+        sum(kind == "alone by the old rule" for _, _, kind, *_ in points),
+        misplaced,
     )
 
 

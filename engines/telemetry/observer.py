@@ -11,6 +11,7 @@ from engines.telemetry import placement, power
 from engines.telemetry.devices_seen import DevicesSeen
 from engines.telemetry.disturbance import Conditions, Overlap, Watch
 from engines.telemetry.placement import Placement
+from engines.telemetry.presence import accelerators
 
 
 class Begun(Overlap, Protocol):
@@ -62,8 +63,8 @@ class RunWatch:
 
 
 def nothing_seen(_since_s: float, _until_s: float, _pid: int | None) -> DevicesSeen:
-    """Where no accelerator can be looked at."""
-    return DevicesSeen()
+    """Where no accelerator is looked at: only which there are."""
+    return DevicesSeen(present=accelerators())
 
 
 class Observer:

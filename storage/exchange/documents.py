@@ -73,6 +73,10 @@ def figures(run: Run) -> str:
         parts.append(f"peak memory {metrics.peak_rss_bytes / 1e9:.2f} GB")
     if run.contended:
         parts.append("contended")
+    if run.disturbed:
+        parts.append("disturbed by other programs")
+    if run.placement and run.placement.badge:
+        parts.append(f"{run.placement.badge} on {run.placement.observed or run.placement.claimed}")
     if run.machine:
         parts.append(f"on {run.machine}")
     return ", ".join(parts)

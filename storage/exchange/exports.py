@@ -33,7 +33,8 @@ COLUMNS: dict[str, type] = {
     "panel": int,
     "attempt": int,
     **dict.fromkeys(("engine", "device", "precision", "model", "revision", "machine", "mode"), str),
-    "contended": bool,
+    **dict.fromkeys(("contended", "disturbed", "alone"), bool),
+    **dict.fromkeys(("stamp_rule", "placement_badge"), str),
     **dict.fromkeys(("status", "finish_reason", "error_kind", "error_message", "vote"), str),
     **dict.fromkeys(("prompt_tokens", "cached_prompt_tokens", "output_tokens"), int),
     **dict.fromkeys(
@@ -63,7 +64,8 @@ def selection(db: Database, where: Filter) -> Iterator[dict[str, Any]]:
     names = [column[0] for column in cursor.description]
     for row in cursor:
         record = dict(zip(names, row, strict=True))
-        record["contended"] = bool(record["contended"])
+        for name in ("contended", "disturbed", "alone"):
+            record[name] = None if record[name] is None else bool(record[name])
         yield {"n": record["n"], **{name: record[name] for name in COLUMNS}}
 
 
@@ -191,7 +193,10 @@ def _private_text(path: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
         yield out
 
 
-_JSON_COLUMNS = ("facts", "versions", "details", "recipe", "settings", "server", "earlier")
+_JSON_COLUMNS = (
+    *("facts", "versions", "details", "recipe", "settings", "server", "earlier"),
+    *("other_load", "placement"),
+)
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -117,6 +117,10 @@ _RULES = {
     "AND (exact IS NULL OR json_type(exact) = 'object') AND (earlier IS NULL OR json_type(earlier) = 'array')",
     "runs": "status IN ('running', 'finished', 'stopped', 'failed', 'interrupted') "
     "AND typeof(panel) = 'integer' AND typeof(attempt) = 'integer' AND contended IN (0, 1) "
+    "AND (disturbed IS NULL OR disturbed IN (0, 1)) AND stamp_rule IN ('start', 'end') "
+    "AND (other_load IS NULL OR json_type(other_load) = 'object') "
+    "AND (placement IS NULL OR json_type(placement) = 'object') "
+    "AND (placement_badge IS NULL OR placement_badge IN ('proven', 'claimed', 'contradicted')) "
     "AND (clock IS NULL OR clock IN ('client', 'server')) AND (server IS NULL OR json_type(server) = 'object') "
     "AND length(piece_offsets) % 5 IS NOT 1 AND length(token_offsets) % 5 IS NOT 1 "
     "AND (exact IS NULL OR json_type(exact) = 'object')",

@@ -54,7 +54,7 @@ class OneFolder:
 
 
 def manager_on(data_dir: Path, **options) -> EngineManager:
-    return EngineManager(data_dir, DemoFolder(), Environments(data_dir), specs=SPECS, **options)
+    return EngineManager(data_dir, DemoFolder(), Environments(data_dir), **{"specs": SPECS, **options})
 
 
 def ask(text: str = "Tell me a story, please.", **options) -> GenerationRequest:

@@ -205,4 +205,8 @@ def _past_view(run: LoggedRun) -> RunView:
         prompt_sha256=metrics.prompt_sha256,
         peak_rss_bytes=metrics.peak_rss_bytes,
         contended=run.contended,
+        disturbed=run.disturbed,
+        other_load=run.other_load,
+        placement=run.placement,
+        old_rule=run.stamp_rule == "start",
     )

@@ -8,6 +8,7 @@ import uuid
 
 from engines.protocol import Target
 from engines.runtime.lease import Lease
+from engines.telemetry.observer import Observed
 from ui.chat.gates import OPEN, Gate
 from ui.chat.run_view import RunFold, RunView
 from ui.chat.settings import Settings
@@ -24,6 +25,8 @@ class LiveRun:
         self.logged = False
         """Whether the log has a row for it."""
         self.fold = fold
+        self.observed: Observed | None = None
+        """Under which conditions it ran, and where, once it has ended."""
         self.done = threading.Event()
         self.cancelled = threading.Event()
         self._lease: Lease | None = None

@@ -21,6 +21,9 @@ from engines.protocol import (
     Target,
     Token,
 )
+from engines.telemetry.disturbance import OtherLoad
+from engines.telemetry.observer import Observed
+from engines.telemetry.placement import CONTRADICTED, Placement
 
 RATE_WINDOW_S = 2.0
 """The moving decode rate looks back this far."""
@@ -61,8 +64,25 @@ class RunView:
     prompt_sha256: str | None = None
     peak_rss_bytes: int | None = None
     contended: bool = False
+    """Other work of ours overlapped it; known when done."""
+    disturbed: bool | None = None
+    """Other programs or the power state got in its way; None: nobody looked (yet)."""
+    other_load: OtherLoad | None = None
+    placement: Placement | None = None
+    old_rule: bool = False
+    """Its stamp knows only what went on when the run began."""
     version: int = 0
     """Grows with every change."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether its numbers may stand for its backend."""
+        return not self.contended and not self.disturbed and not self.misplaced
+
+    @property
+    def misplaced(self) -> bool:
+        """It ran elsewhere than it claims."""
+        return self.placement is not None and self.placement.badge == CONTRADICTED
 
     @property
     def done(self) -> bool:
@@ -89,7 +109,6 @@ class RunFold:
         panel: int,
         target: Target,
         *,
-        contended: bool = False,
         pressed_at: float | None = None,
         carried_on: str = "",
         clock: Callable[[], float] = time.monotonic,
@@ -100,7 +119,7 @@ class RunFold:
         self._clock, self._pressed_at = clock, pressed_at
         self._lock = threading.Lock()
         self._on_event = on_event
-        self._view = RunView(panel, target, contended=contended)
+        self._view = RunView(panel, target)
         self._carried_on = carried_on
         self._texts: list[str] = [carried_on]
         self._offsets: list[float] = []
@@ -122,6 +141,16 @@ class RunFold:
         with self._lock:
             self._started = self._clock()
             self._set(phase="prefill", progress=None)
+
+    def stamp(self, observed: Observed) -> None:
+        """What was seen of the run; before its last event, so that nobody sees it done and unstamped."""
+        conditions = observed.conditions
+        self.change(
+            contended=conditions.contended,
+            disturbed=conditions.disturbed,
+            other_load=conditions.other_load,
+            placement=observed.placement,
+        )
 
     def take(self, event: Event) -> None:
         """Fold one event in."""

@@ -126,11 +126,9 @@ class Turns:
             )
             turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
             turn.gate = gate
-            contended = (mode == "together" and len(panels) > 1) or self._manager.busy
             on_event = given.on_event if given else None
             runs = [
-                self._new_run(turn, panel, target, contended, pressed_at, on_event=on_event)
-                for panel, target in panels
+                self._new_run(turn, panel, target, pressed_at, on_event=on_event) for panel, target in panels
             ]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
             requests = {panel: settings.request(chat) for panel, chat in chats.items()}
@@ -164,7 +162,6 @@ class Turns:
                 turn,
                 panel,
                 target or before.target,
-                contended=self._manager.busy,
                 attempt=before.attempt + 1,
                 carried_on=before.view().text if continues else "",
             )
@@ -204,7 +201,6 @@ class Turns:
         turn: LiveTurn,
         panel: int,
         target: Target,
-        contended: bool,
         pressed_at: float | None = None,
         attempt: int = 1,
         carried_on: str = "",
@@ -213,7 +209,6 @@ class Turns:
         fold = RunFold(
             panel,
             target,
-            contended=contended,
             pressed_at=pressed_at,
             carried_on=carried_on,
             clock=self._clock,
@@ -223,7 +218,7 @@ class Turns:
         run.gate = turn.gate
         run_id = self._log(
             lambda: self._store.start_run(
-                turn.turn_id, panel, target, machine=self._machine(), contended=contended, attempt=attempt
+                turn.turn_id, panel, target, machine=self._machine(), contended=False, attempt=attempt
             )
         )
         if run_id:
@@ -303,6 +298,7 @@ class Turns:
                     text=view.text,
                     metrics=view.metrics or RunMetrics(),
                     felt_ttft_s=view.felt_ttft_s,
+                    observed=run.observed,
                 )
             )
 
@@ -321,7 +317,11 @@ class Turns:
                 run.hold(lease)
                 run.fold.start()
                 try:
-                    return lease.generate(run.run_id, request, take)
+                    outcome = lease.generate(run.run_id, request, take)
+                    run.observed = lease.observed
+                    if lease.observed is not None:
+                        run.fold.stamp(lease.observed)
+                    return outcome
                 finally:
                     run.hold(None)
         except EngineFailure as failure:

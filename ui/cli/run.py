@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 from engines.protocol import DEMO_MODEL, Target
@@ -79,16 +80,30 @@ def run_text(view: RunView) -> str:
         rate = f"{metrics.decode_tok_s:.1f} tok/s" if metrics.decode_tok_s else "one token"
         if metrics.decode_tok_s is None and metrics.output_tokens is None:
             rate = "rate not known"
-        contended = ", contended (together with others)" if view.contended else ""
+        stamps = "".join(f", {stamp}" for stamp in stamps_of(view))
         whose = f"; {note}" if (note := whose_times(metrics)) else ""
         tokens = "tokens not told" if metrics.output_tokens is None else f"{metrics.output_tokens} tokens"
         lines.append(
             f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {tokens}, "
-            f"load {metrics.load_s:.1f} s{contended}{whose}]"
+            f"load {metrics.load_s:.1f} s{stamps}{whose}]"
         )
+    if view.other_load:
+        lines += [f"Note: {reason}" for reason in view.other_load.reasons]
+    if view.placement and view.misplaced:
+        lines += ["CONTRADICTED: " + " ".join(view.placement.evidence)]
     if view.warning:
         lines.append(f"Note: {view.warning}")
     return "\n".join(line for line in lines if line) + "\n"
+
+
+def stamps_of(view: RunView) -> list[str]:
+    """What must be known about a run's numbers, in words."""
+    found = ["contended (other work of this app overlapped it)"] if view.contended else []
+    found += ["disturbed (by other programs or the power state)"] if view.disturbed else []
+    placement = view.placement
+    if placement and placement.badge:
+        found.append(f"{placement.badge} on {placement.observed or placement.claimed}")
+    return found
 
 
 def run_document(view: RunView) -> dict[str, Any]:
@@ -109,6 +124,9 @@ def run_document(view: RunView) -> dict[str, Any]:
         else None,
         "warning": view.warning,
         "contended": view.contended,
+        "disturbed": view.disturbed,
+        "other_load": asdict(view.other_load) if view.other_load else None,
+        "placement": asdict(view.placement) if view.placement else None,
         "device": view.loaded.device if view.loaded else None,
         "prompt_tokens": measured("prompt_tokens"),
         "cached_prompt_tokens": measured("cached_prompt_tokens"),

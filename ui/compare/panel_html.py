@@ -12,6 +12,7 @@ from typing import Any
 
 from engines.protocol import DEMO_MODEL, Failed, Progress, Target
 from ui import format as fmt
+from ui import stamps_html
 from ui.chat.conversations import Run, TalkTurn
 from ui.chat.run_view import DONE_PHASES, RunView, whose_times
 from ui.compare.offer import Trouble
@@ -210,7 +211,9 @@ def _ending(view: RunView, hidden: bool) -> str:
         parts.append(f'<p class="note warn">{fmt.text(view.warning)}</p>')
     if view.finish_reason == "length":
         parts.append('<p class="note">Cut at the token limit. “Continue” carries on.</p>')
-    parts.append(numbers_line(view) if not hidden else "")
+    if not hidden:
+        parts.append(numbers_line(view))
+        parts.append(stamps_html.details(view.disturbed, view.other_load, view.placement))
     return "".join(parts)
 
 

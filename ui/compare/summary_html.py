@@ -58,22 +58,47 @@ def summary(turn: TalkTurn, naming: Naming) -> str:
 
 def _stamps(turn: TalkTurn, found: Sequence[Line]) -> str:
     stamps = []
-    if any(line.view.contended for line in found):
-        why = (
-            "These replies were written at the same time, so they took memory bandwidth and cores from each other. "
-            "Good for watching; for a fair number choose “In turn”."
-        )
+    if contended := [line for line in found if line.view.contended]:
+        why = _why_contended(turn, contended, len(found))
         stamps.append(
             f'<span class="stamp contended" title="{why}">contended</span><span class="stamp-why">{why}</span>'
         )
-    elif len(found) > 1:
-        stamps.append('<span class="stamp fair">each alone on the machine</span>')
+    if disturbed := [line for line in found if line.view.disturbed]:
+        why = " ".join(
+            f"Panel {line.panel}: {fmt.text(' '.join(line.view.other_load.reasons))}"
+            for line in disturbed
+            if line.view.other_load
+        )
+        stamps.append(f'<span class="stamp warn">disturbed</span><span class="stamp-why">{why}</span>')
+    if misplaced := [line.panel for line in found if line.view.misplaced]:
+        stamps.append(
+            f'<span class="stamp bad">contradicted</span><span class="stamp-why">Panel {_listed(misplaced)} ran '
+            "elsewhere than claimed; its numbers count nowhere.</span>"
+        )
+    if len(found) > 1 and all(line.view.alone for line in found):
+        old = any(line.view.old_rule for line in found)
+        words = "each alone when it began (older rule)" if old else "each alone on the machine"
+        stamps.append(f'<span class="stamp fair">{words}</span>')
     for device, panels in (
         sharing_panels({line.panel: line.target for line in found}) if turn.mode == "together" else []
     ):
         numbers = ", ".join(map(str, panels))
         stamps.append(f'<span class="stamp shared">panels {numbers} share {fmt.text(device)}</span>')
     return f'<p class="stamps">{"".join(stamps)}</p>' if stamps else ""
+
+
+def _why_contended(turn: TalkTurn, contended: Sequence[Line], panels: int) -> str:
+    """Whether the panels ran together, or something else of ours joined in; and what."""
+    if turn.mode == "together" and panels > 1:
+        return (
+            "These replies were written at the same time, so they took memory bandwidth and cores from each other. "
+            "Good for watching; for a fair number choose “In turn”."
+        )
+    others = dict.fromkeys(
+        what for line in contended if line.view.other_load for what in line.view.other_load.ours
+    )
+    named = fmt.text(", ".join(others)) or "other work"
+    return f"Panel {_listed([line.panel for line in contended])} shared the machine with: {named}."
 
 
 def _findings(found: Sequence[Line], naming: Naming) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime
 from storage.filters import fts_query, words
 from storage.records import Conversation, Page, Run, Summary, Turn
 from ui import format as fmt
+from ui import stamps_html
 from ui.reply_html import render_kept
 
 PAGE_SIZE = 30
@@ -187,6 +188,8 @@ def _run(run: Run, turn: Turn) -> str:
         for kind, text, on in (
             ("fair", "voted best", won),
             ("contended", "contended", run.contended),
+            ("warn", "disturbed", bool(run.disturbed)),
+            ("", "stamped by the older rule", run.stamp_rule == "start" and not run.contended),
             ("warn", fmt.text(run.status), run.status != "finished"),
         )
         if on
@@ -197,7 +200,7 @@ def _run(run: Run, turn: Turn) -> str:
         f'<article class="hist-run p{(max(run.panel, 1) - 1) % 6 + 1}" aria-label="Panel {run.panel}, {spelling}">'
         f'<header><span class="badge">{run.panel}</span><span class="hist-target">{spelling}</span>'
         f'<span class="hist-meta">{fmt.text(run.target.model)}{attempt}</span>{stamps}</header>'
-        f"{_reply(run)}{_figures(run)}</article>"
+        f"{_reply(run)}{_figures(run)}{stamps_html.details(run.disturbed, run.other_load, run.placement)}</article>"
     )
 
 

@@ -33,15 +33,30 @@ def trend_html(trend: Trend, top: float) -> str:
         return f'<div class="trend-card"><h3>{name}</h3><p class="hist-empty">No finished run fits.</p></div>'
     text = _TEXTS[trend.metric]
     alone, shared = text(trend.median), text(trend.median_contended)
-    label = f"{name} over time. Alone on the machine: median {alone}. Contended: median {shared}."
+    label = (
+        f"{name} over time. Alone on the machine: median {alone}. Contended or disturbed: median {shared}."
+    )
     return (
         f'<div class="trend-card"><h3>{name}</h3><p class="trend-legend">'
         f'<span><span class="swatch"></span>alone: median <b>{alone}</b> of {_runs(trend.alone)}</span>'
-        f'<span><span class="swatch shared"></span>contended: median <b>{shared}</b> '
+        f'<span><span class="swatch shared"></span>contended or disturbed: median <b>{shared}</b> '
         f"of {_runs(trend.contended)}</span></p>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{fmt.text(label)}">{_chart(trend, top)}</svg>'
-        f"{_marks(trend.marks)}{_table(trend)}</div>"
+        f"{_notes(trend)}{_marks(trend.marks)}{_table(trend)}</div>"
     )
+
+
+def _notes(trend: Trend) -> str:
+    """What must be known about the runs that count as alone, and about those left out."""
+    notes = []
+    if trend.old_rule:
+        notes.append(
+            f"{fmt.counted(trend.old_rule, 'run')} of those alone are stamped by the older rule, which knew only "
+            "what went on when a run began."
+        )
+    if trend.misplaced:
+        notes.append(f"{fmt.counted(trend.misplaced, 'run')} left out: they ran elsewhere than they claim.")
+    return f'<p class="hist-soft">{" ".join(notes)}</p>' if notes else ""
 
 
 def _runs(buckets: Sequence[Bucket]) -> str:

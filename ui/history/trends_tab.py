@@ -36,7 +36,8 @@ class _Tab:
         self.store = store
         gr.Markdown(
             "Medians over time with a band from the 10th to the 90th percentile. Runs that shared the machine with "
-            "others (**contended**) are drawn apart. Numbered lines: a driver, package or power state changed."
+            "other work of this app (**contended**) or with other programs (**disturbed**) are drawn apart. Numbered "
+            "lines: a driver, package or power state changed."
         )
         with gr.Row(elem_classes="trends"):
             self.sides = [self._side(name) for name in ("A", "B")]

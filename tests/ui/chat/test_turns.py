@@ -60,7 +60,6 @@ def test_every_panel_answers_and_is_logged(turns, store):
         view = run.view()
         assert view.phase == "finished"
         assert "Hello there" in view.text
-        assert view.contended
         assert view.felt_ttft_s > view.ttft_s
         row = rows(store, "SELECT * FROM run_metrics WHERE run_id = ?", run.run_id)[0]
         assert row["ttft_s"] == pytest.approx(view.metrics.ttft_s, abs=2e-6)
