@@ -158,12 +158,6 @@ class EngineManager:
 
     # --- what is loaded --------------------------------------------------------------------------------
 
-    @property
-    def busy(self) -> bool:
-        """Whether any target is being made ready or used just now."""
-        with self._lock:
-            return any(slot.phase in ("preparing", "loading", "busy") for slot in self._slots.values())
-
     def state(self, target: Target) -> TargetState:
         """What is known about a target now; cheap enough to ask several times a second."""
         with self._lock:

@@ -34,7 +34,7 @@ def world(tmp_path_factory):
     manager = worlds.manager_on(data_dir, specs=(*worlds.SPECS, liar_engine.SPEC))
     turns = Turns(manager, store, lambda: {"name": "test machine"})
     for target in (ECHO, SLOW_ECHO):
-        assert turns.send("warm", [(0, target)], LONG).wait(60)
+        assert turns.send("warm", [(1, target)], LONG).wait(60)
     yield turns, manager, store
     turns.stop_everything()
     manager.shutdown()
@@ -73,9 +73,9 @@ def ends(turn):
 def test_a_run_that_another_one_joins_later_is_contended_and_so_is_the_other(world):
     turns, _, store = world
     before = rows(store, MEDIANS)
-    first = turns.send(STORY, [(0, SLOW_ECHO)], LONG)
+    first = turns.send(STORY, [(1, SLOW_ECHO)], LONG)
     begun(first)
-    second = turns.send("Hi", [(0, ECHO)], LONG)
+    second = turns.send("Hi", [(1, ECHO)], LONG)
     (run, view), (other, others) = ends(first), ends(second)
     assert view.contended
     assert others.contended
@@ -88,7 +88,7 @@ def test_a_run_that_another_one_joins_later_is_contended_and_so_is_the_other(wor
 @pytest.mark.parametrize("kind", ["convert", "download", "load", "probe", "set-up"])
 def test_whatever_else_of_ours_joins_makes_it_contended(world, kind):
     turns, manager, store = world
-    turn = turns.send("a few words to say", [(0, SLOW_ECHO)], LONG)
+    turn = turns.send("a few words to say", [(1, SLOW_ECHO)], LONG)
     begun(turn)
     with manager.activity.doing(kind, "another model"):
         run, view = ends(turn)
@@ -101,7 +101,7 @@ def test_what_ended_before_or_began_after_is_no_company(world):
     turns, manager, _ = world
     with manager.activity.doing("convert", "before"):
         pass
-    _, view = ends(turns.send("Hi", [(0, ECHO)], LONG))
+    _, view = ends(turns.send("Hi", [(1, ECHO)], LONG))
     with manager.activity.doing("convert", "after"):
         pass
     assert not view.contended
@@ -112,7 +112,7 @@ def test_a_run_beside_a_burner_is_disturbed_and_enters_no_median(world):
     turns, _, store = world
     before = rows(store, MEDIANS)
     with burner():
-        run, view = ends(turns.send(STORY, [(0, SLOW_ECHO)], LONG))
+        run, view = ends(turns.send(STORY, [(1, SLOW_ECHO)], LONG))
     assert view.disturbed
     assert not view.contended
     row = logged(store, run)
@@ -125,7 +125,7 @@ def test_a_run_beside_a_burner_is_disturbed_and_enters_no_median(world):
 
 def test_a_burner_that_joins_only_late_still_disturbs(world):
     turns, _, _ = world
-    turn = turns.send(STORY, [(0, SLOW_ECHO)], LONG)
+    turn = turns.send(STORY, [(1, SLOW_ECHO)], LONG)
     begun(turn)
     with burner(2):
         _, view = ends(turn)
@@ -160,7 +160,7 @@ def test_quiet_runs_stay_unstamped_and_others_do_not(world):
     judged = 0
     for number in range(20):
         with ForeignTime() as foreign:
-            _, view = ends(turns.send(f"{number} some words to say", [(0, SLOW_ECHO)], LONG))
+            _, view = ends(turns.send(f"{number} some words to say", [(1, SLOW_ECHO)], LONG))
         assert not view.contended
         limit, margin = cpu_limit_cores(), 0.1
         if foreign.cores < limit - margin:
@@ -176,7 +176,7 @@ def test_quiet_runs_stay_unstamped_and_others_do_not(world):
 def test_an_engine_that_claims_the_npu_and_burns_the_processor_is_contradicted(world):
     turns, _, store = world
     target = Target("liar", "NPU", "int8")
-    run, view = ends(turns.send("Where do you run?", [(0, target)], LONG))
+    run, view = ends(turns.send("Where do you run?", [(1, target)], LONG))
     assert view.placement.badge == "contradicted"
     assert (view.placement.requested, view.placement.claimed, view.placement.observed) == (
         "NPU",
@@ -197,14 +197,14 @@ def run_conversation(store, run):
 
 def test_asked_for_one_device_and_named_another_is_contradicted(world):
     turns, _, _ = world
-    _, view = ends(turns.send("Where?", [(0, Target("liar", "GPU", "honest"))], LONG))
+    _, view = ends(turns.send("Where?", [(1, Target("liar", "GPU", "honest"))], LONG))
     assert view.placement.badge == "contradicted"
     assert (view.placement.claimed, view.placement.observed) == ("CPU", "CPU")
 
 
 def test_auto_reports_the_device_it_chose_with_evidence(world):
     turns, _, _ = world
-    _, view = ends(turns.send("Where?", [(0, Target("liar", "AUTO", "honest"))], LONG))
+    _, view = ends(turns.send("Where?", [(1, Target("liar", "AUTO", "honest"))], LONG))
     assert view.placement.badge == "proven"
     assert (view.placement.requested, view.placement.claimed, view.placement.observed) == (
         "AUTO",
@@ -217,13 +217,13 @@ def test_auto_reports_the_device_it_chose_with_evidence(world):
 
 def test_a_paced_run_on_the_processor_is_only_claimed(world):
     turns, _, _ = world
-    _, view = ends(turns.send("slowly", [(0, SLOW_ECHO)], LONG))
+    _, view = ends(turns.send("slowly", [(1, SLOW_ECHO)], LONG))
     assert view.placement.badge == "claimed"
 
 
 def test_a_run_that_never_came_to_generating_carries_no_stamp(world):
     turns, _, store = world
-    turn = turns.send("x", [(0, worlds.bad("crash-on-load"))], LONG)
+    turn = turns.send("x", [(1, worlds.bad("crash-on-load"))], LONG)
     run, view = ends(turn)
     assert view.phase == "failed"
     assert view.placement is None
@@ -234,7 +234,7 @@ def test_a_run_that_never_came_to_generating_carries_no_stamp(world):
 
 def test_in_turn_each_has_the_machine_to_itself(world):
     turns, _, _ = world
-    turn = turns.send("one after the other", [(0, SLOW_ECHO), (1, ECHO)], LONG, mode="in-turn")
+    turn = turns.send("one after the other", [(1, SLOW_ECHO), (2, ECHO)], LONG, mode="in-turn")
     assert turn.wait(30)
     assert [run.view().contended for run in turn.runs] == [False, False]
 
@@ -242,14 +242,14 @@ def test_in_turn_each_has_the_machine_to_itself(world):
 def test_two_panels_of_one_target_take_turns_and_do_not_contend(world):
     """One worker serves both, one after the other: neither takes anything from the other."""
     turns, _, _ = world
-    turn = turns.send("twice", [(0, ECHO), (1, ECHO)], LONG)
+    turn = turns.send("twice", [(1, ECHO), (2, ECHO)], LONG)
     assert turn.wait(30)
     assert [run.view().contended for run in turn.runs] == [False, False]
 
 
 def test_stamps_are_there_as_soon_as_the_run_is_done(world):
     turns, _, _ = world
-    turn = turns.send("Hi", [(0, ECHO)], LONG)
+    turn = turns.send("Hi", [(1, ECHO)], LONG)
     seen = []
 
     def look():
