@@ -1,0 +1,1 @@
+"""Measure for people: the tab, and the report that opens anywhere."""
