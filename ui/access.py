@@ -63,7 +63,8 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
         OWNER: "Compare._send Compare._send_to Compare._stop_all Compare._attach Compare._edit Compare._set_blind "
         "Compare._toggle_sets Compare._save_set Compare._delete_set Compare._use_set Compare._vote Compare._settle "
         "Compare._difference Compare._first_run Compare._dismiss Compare._load Compare._probe Compare._welcome "
-        "Compare._unload Compare.open_conversation Compare._chooser.<locals>.choose Compare._doing.<locals>.do "
+        "Compare._come_back Compare._unload Compare.open_conversation Compare._chooser.<locals>.choose "
+        "Compare._doing.<locals>.do "
         "Compare._relaying.<locals>.do Compare._log_shower.<locals>.show Compare._wire_prompt.<locals>.<lambda> "
         "_rpc.<locals>.changes",
     },

@@ -52,7 +52,9 @@ class Arena:
             self.store.set_setting(key, None)
 
 
-def serve_page(data_dir: Path, manager: EngineManager | None = None) -> tuple[gr.Blocks, Arena]:
+def serve_page(
+    data_dir: Path, manager: EngineManager | None = None, port: int | None = None
+) -> tuple[gr.Blocks, Arena]:
     """Serve the whole page on a free port of this machine, on the test engines unless a manager is given."""
     store = Store(data_dir / "arena.sqlite3")
     library, environments = ModelLibrary(data_dir), Environments(data_dir)
@@ -60,7 +62,7 @@ def serve_page(data_dir: Path, manager: EngineManager | None = None) -> tuple[gr
     turns = Turns(manager, store, machine_facts)
     demo = build(manager, store, turns, library, environments)
     _, address, _ = demo.launch(
-        server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options()
+        server_name="127.0.0.1", server_port=port, quiet=True, prevent_thread_lock=True, **launch_options()
     )
     manager.availability()
     return demo, Arena(address, store, manager, turns)

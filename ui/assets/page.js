@@ -53,10 +53,15 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
+    if (["send", "first-run"].includes(button.id)) press();
     if (button.id === "theme-switch") setDark(!document.body.classList.contains("dark"));
     else if (button.classList.contains("copy-code")) copy(button, button.closest(".md-code").querySelector("code").textContent);
     else if (button.classList.contains("copy-reply")) copy(button, button.closest(".reply").querySelector("template").content.textContent);
   });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.closest?.("#prompt")) press();
+  }, true);
 
   document.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || event.defaultPrevented) return;
@@ -85,7 +90,7 @@
      some fifteen times a second, or as often as this computer can; otherwise every few seconds. */
   const TICK_MS = 60, IDLE_MS = 5000;
   const slots = {};
-  let key = "", server = null, settle = () => {}, asking = false, askAgain = false, everything = true, failures = 0;
+  let key = "", server = null, tell = () => {}, asking = false, askAgain = false, everything = true, failures = 0;
 
   function sync(old, fresh) {
     // Make one element's children equal to another's, leaving alone what is equal already (selection, open details).
@@ -128,7 +133,8 @@
         const started = performance.now();
         const answer = await question();
         running = answer.running;
-        if (answer.settle) settle();
+        if (answer.gone) comeBack();
+        if (answer.settle) tell("submit");
         if (running) await new Promise((done) => setTimeout(done, Math.max(20, TICK_MS - (performance.now() - started))));
       }
     } finally {
@@ -136,11 +142,72 @@
     }
   }
 
+  /* The server's clock, so that the moment of a key press can be told in its time: the answer that came quickest says
+     it best, to half the time it took. */
+  let clock = null, pressed = null;
+  const seconds = () => performance.now() / 1000;
+
+  function setClock(asked, now) {
+    const took = seconds() - asked;
+    if (now !== undefined && (!clock || took <= clock.took)) clock = { took, ahead: now - asked - took / 2 };
+  }
+
+  function press() { pressed = seconds(); }
+
+  function sending() {
+    // What goes to the server with a prompt: when the key was pressed, and which conversation this tab shows.
+    const told = JSON.stringify({ pressed: clock && pressed && pressed + clock.ahead, conversation: shown() });
+    pressed = null;
+    return told;
+  }
+
+  const shown = () => new URLSearchParams(window.location.search).get("c") || "";
+
+  /* The server no longer knows this page (the app was started again, or the tab slept for long): get a new one for what
+     is shown here, typed text and all. */
+  let cameBack = 0;
+  function comeBack() {
+    clock = null;
+    if (Date.now() - cameBack < 3000) return;
+    cameBack = Date.now();
+    tell("retry");
+  }
+
+  /* A server that was started again may want to see this browser at its door first, or have it log in. One that still
+     cannot be asked is another version of the app: then the whole page is loaded anew, with what was being typed. */
+  const DRAFT = "backend-arena-draft";
+  let reloaded = false;
+
+  async function comeIn() {
+    try {
+      const door = await fetch("/", { cache: "no-store" });
+      const moved = new URL(door.url).pathname !== window.location.pathname;
+      if (reloaded || (!moved && failures < 4)) return;
+      reloaded = true;
+      const box = document.querySelector("#prompt textarea");
+      if (box?.value) sessionStorage.setItem(DRAFT, box.value);
+      window.location.reload();
+    } catch { /* not there yet */ }
+  }
+
+  function takeDraft() {
+    let draft = null;
+    try { draft = sessionStorage.getItem(DRAFT); } catch { return; }
+    const box = document.querySelector("#prompt textarea");
+    if (!draft || !box || box.value) return;
+    sessionStorage.removeItem(DRAFT);
+    box.value = draft;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+
   async function question() {
+    const asked = seconds();
     try {
       const answer = await server.changes({ key, everything });
+      setClock(asked, answer.now);
       everything = false;
       failures = 0;
+      takeDraft();
       Object.assign(slots, answer.slots);
       if ("conversation" in answer.slots) showConversation(answer.slots.conversation);
       drawAll();
@@ -148,6 +215,7 @@
     } catch (error) {
       everything = true;
       failures += 1;
+      await comeIn();
       await new Promise((done) => setTimeout(done, Math.min(5000, 300 * failures)));
       return { running: failures < 20 };
     }
@@ -159,15 +227,15 @@
     if (url.href !== window.location.href) window.history.replaceState(null, "", url);
   }
 
-  function attach(props, functions, onSettled, watch) {
+  function attach(props, functions, trigger, watch) {
     server = functions;
-    settle = onSettled;
-    const take = () => { if (props.value && props.value !== key) { key = props.value; everything = true; ask(); } };
+    tell = trigger;
+    const take = () => { if (props.value && props.value !== key) { key = props.value; everything = true; document.getElementById("live").dataset.key = key; ask(); } };
     watch("value", take);
     take();
   }
 
-  window.backendArena = { ask, attach };
+  window.backendArena = { ask, attach, sending, shown };
   setInterval(() => { if (!document.hidden) ask(); }, IDLE_MS);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
 

@@ -6,8 +6,10 @@ An action never raises at the person: what cannot be done becomes one sentence a
 
 from __future__ import annotations
 
+import json
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from ui.compare.browser_tab import PANELS, Desk, Notice, Page, panels_from_json,
 
 STOP_PATIENCE_S = 3.0
 """A prompt sent right after Stop waits this long for the last words of the reply before it."""
+LONGEST_WAY_S = 60.0
+"""A key press longer ago than this is a mistake of some clock."""
 MOST_FILE_BYTES = 2_000_000
 MOST_NAME_CHARS = 60
 
@@ -66,6 +70,28 @@ def _neutral(value: float | None, neutral: float) -> float | None:
     return None if value == neutral else value
 
 
+@dataclass(frozen=True)
+class Told:
+    """What the browser alone knows about a prompt that it sends."""
+
+    pressed_at: float
+    """Reading of this process's monotonic clock when the key was pressed."""
+    conversation_id: str
+    """The conversation that the tab shows; empty: none."""
+
+
+def told_by_browser(sending: Any) -> Told:
+    """Read what page.js sends along. A time that cannot be is not taken: then it counts from now."""
+    now = time.monotonic()
+    try:
+        told = json.loads(sending)
+        pressed_at, conversation_id = told["pressed"], told["conversation"]
+    except (TypeError, ValueError, KeyError):
+        return Told(now, "")
+    real = isinstance(pressed_at, (int, float)) and now - LONGEST_WAY_S <= pressed_at <= now
+    return Told(pressed_at if real else now, conversation_id if isinstance(conversation_id, str) else "")
+
+
 class Actions:
     """One method per thing a person can do."""
 
@@ -81,9 +107,13 @@ class Actions:
         attachment: str | None,
         mode: str,
         fields: tuple[Any, ...],
+        pressed_at: float | None = None,
     ) -> bool:
-        """Send a prompt; True when it is on its way. The text stays in the box when it is not."""
-        pressed_at = time.monotonic()
+        """Send a prompt; True when it is on its way. The text stays in the box when it is not.
+
+        `pressed_at`: reading of the monotonic clock when the key was pressed; None: now.
+        """
+        pressed_at = time.monotonic() if pressed_at is None else pressed_at
         page.notice = None
         try:
             panels = self._recipients(page)

@@ -18,7 +18,7 @@ EXAMPLES = (
 )
 ASK_ON_LOAD = """
 const start = () => window.backendArena
-  ? window.backendArena.attach(props, server, () => trigger('submit'), watch)
+  ? window.backendArena.attach(props, server, trigger, watch)
   : setTimeout(start, 30);
 start();
 """

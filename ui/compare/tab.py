@@ -19,7 +19,7 @@ from engines.runtime.manager import EngineManager
 from storage.store import Store
 from ui import format as fmt
 from ui.chat.turns import Turns
-from ui.compare.actions import Actions, read_attachment
+from ui.compare.actions import Actions, read_attachment, told_by_browser
 from ui.compare.browser_tab import PANELS, Desk, Notice, Page
 from ui.compare.components import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
 from ui.compare.offer import ignored_settings
@@ -28,6 +28,8 @@ from ui.compare.summary_html import lines, pair_difference
 from ui.compare.welcome import welcome_text
 
 READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
+SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending() || '']"
+"""Puts what the browser alone knows in the place of the last value."""
 ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 
@@ -61,7 +63,8 @@ class Compare:
         page = self.desk.pages.by_key(str(asked.get("key")))
         if page is None:
             return {"slots": {}, "running": False, "gone": True}
-        return self.painter.changes(page, everything=bool(asked.get("everything")))
+        changes = self.painter.changes(page, everything=bool(asked.get("everything")))
+        return {**changes, "now": time.monotonic()}
 
     def _settle(self, request: gr.Request) -> list[Any]:
         return self.painter.settle(self.desk.page(request))
@@ -135,12 +138,29 @@ class Compare:
         self._then_show(probed)
         probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
         demo.unload(self._unload)
+        back = parts.live.retry(self._come_back, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
+        self._then_show(back)
 
     def _load(self, conversation_id: str, request: gr.Request) -> list[Any]:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())
         if conversation_id:
             self.actions.open(page, str(conversation_id)[:64])
         return [*self._layout(page), page.key]
+
+    def _come_back(self, conversation_id: str, request: gr.Request) -> list[Any]:
+        """For a tab whose page is not known (any more): what it showed, under a new key."""
+        page = self._page(request, conversation_id)
+        return [*self._layout(page), page.key]
+
+    def _page(self, request: gr.Request, conversation_id: str) -> Page:
+        """This tab's page; where it is not known, a fresh one of the conversation that the tab shows."""
+        session = request.session_hash or "none"
+        page = self.desk.pages.get(session)
+        if page is None:
+            page = self.desk.pages.put(session, self.desk.fresh_page())
+            if conversation_id:
+                self.actions.open(page, str(conversation_id)[:64])
+        return page
 
     def _probe(self, request: gr.Request) -> list[Any]:
         was_unknown = self.desk.offer().probing
@@ -176,9 +196,11 @@ class Compare:
 
     def _wire_prompt(self) -> None:
         parts = self.parts
-        inputs = [parts.prompt, parts.attachment, parts.mode, *parts.settings()]
+        inputs = [parts.prompt, parts.attachment, parts.mode, *parts.settings(), parts.conversation]
         outputs = [parts.prompt, parts.attachment, parts.detach, parts.welcome]
-        sent = gr.on([parts.send.click, parts.prompt.submit], self._send, inputs, outputs, **_QUIET)
+        sent = gr.on(
+            [parts.send.click, parts.prompt.submit], self._send, inputs, outputs, js=SENDING, **_QUIET
+        )
         self._then_show(sent)
         parts.to_panel.input(self._send_to, parts.to_panel, None, **_QUIET)
         parts.stop_all.click(self._stop_all, None, None, **_AT_ONCE)
@@ -200,8 +222,10 @@ class Compare:
     def _send(
         self, request: gr.Request, prompt: str, attachment: str | None, mode: str, *fields: Any
     ) -> list[Any]:
-        page = self.desk.page(request)
-        if not self.actions.send(page, prompt, attachment, mode, fields):
+        *settings, sending = fields
+        told = told_by_browser(sending)
+        page = self._page(request, told.conversation_id)
+        if not self.actions.send(page, prompt, attachment, mode, tuple(settings), told.pressed_at):
             return [gr.skip()] * 4
         self.desk.keep("compare.welcomed", True)
         return ["", None, gr.update(visible=False), gr.update(visible=False)]
