@@ -86,7 +86,7 @@ def arena_on(arguments: argparse.Namespace) -> Iterator[Arena]:
 def default_data_dir() -> Path:
     """Where this system keeps a program's data; BACKEND_ARENA_DATA overrides it."""
     if chosen := os.environ.get("BACKEND_ARENA_DATA"):
-        return Path(chosen)
+        return models.absolute(chosen)
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "BackendArena"
     if sys.platform == "darwin":
@@ -188,7 +188,10 @@ def _common() -> argparse.ArgumentParser:
     """Options every command takes; made anew for each parser, because `set_defaults` changes shared ones."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
-        "--data-dir", type=Path, default=argparse.SUPPRESS, help="folder for models, the log and caches"
+        "--data-dir",
+        type=models.absolute,
+        default=argparse.SUPPRESS,
+        help="folder for models, the log and caches",
     )
     common.add_argument(
         "--python",

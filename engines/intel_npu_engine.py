@@ -256,7 +256,10 @@ class _Untied:
         import torch
         from transformers import AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(*args, **kwargs)
+        from engines.toolkit.model_config import refuse_invented_weights
+
+        model, found = AutoModelForCausalLM.from_pretrained(*args, output_loading_info=True, **kwargs)
+        refuse_invented_weights(found["missing_keys"], Path(str(args[0])))
         head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
         if head is not None and head.weight is embedding.weight:
             head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)

@@ -24,6 +24,7 @@ from engines.engine import (
 )
 from engines.protocol import (
     Availability,
+    Build,
     DeviceStatus,
     EngineSpec,
     GenerationRequest,
@@ -32,6 +33,16 @@ from engines.protocol import (
     Target,
 )
 
+_SMALL_BLOCKS = {"int4_block_size": 32}
+_FAST_KERNELS = {"int4_accuracy_level": 4}
+"""int8 activations, on the CPU."""
+
+
+def _build(provider: str, precision: str, **options: int) -> Build:
+    """A folder for one execution provider, as the model builder is told to make it."""
+    return Build(precision, provider.upper(), {"execution_provider": provider, **options})
+
+
 SPEC = EngineSpec(
     name="onnxruntime-genai",
     title="ONNX Runtime GenAI",
@@ -39,6 +50,14 @@ SPEC = EngineSpec(
     devices=("CPU", "DML", "CUDA"),
     precisions=("int4", "fp16", "fp32"),
     model_format="onnxruntime-genai",
+    builds=(
+        _build("cpu", "int4", **_SMALL_BLOCKS, **_FAST_KERNELS),
+        _build("cpu", "fp32"),
+        _build("dml", "int4", **_SMALL_BLOCKS),
+        _build("dml", "fp16"),
+        _build("cuda", "int4", **_SMALL_BLOCKS),
+        *(_build("cuda", precision) for precision in ("fp16", "bf16", "fp32")),
+    ),
     reuses_kv_cache=True,
     homepage="https://github.com/microsoft/onnxruntime-genai",
     own_memory=("DML", "CUDA"),
@@ -57,8 +76,8 @@ _INSTALL = {
 }
 _CACHE_BYTES = 512 * 2**20
 """KV cache buffer made at once: room for follow-up turns without growing it, and not so much as to hurt."""
-
-
+_PHI_SWITCH = 4096
+"""Tokens up to which the long-context Phi-3 and Phi-4-mini use their short position factors."""
 _NEVER_END = '{"model": {"eos_token_id": [2147483647]}}'
 """The library ends a sequence for good at an id of the model's; where to stop is the token loop's decision."""
 
@@ -97,10 +116,10 @@ class ONNXRuntimeGenAIEngine(Engine):
 
         folder = model.folder
         device = _require_device(target.device)
-        model_config.require_files(folder, ("genai_config.json", "config.json"), SPEC.title)
+        model_config.require_files(folder, ("genai_config.json",), SPEC.title)
         settings = model_config.read_json(folder / "genai_config.json")
         decoder = settings.get("model", {}).get("decoder", {})
-        model_config.require_files(folder, (decoder.get("filename", "model.onnx"),), SPEC.title)
+        model_config.require_files(folder, model_config.genai_files(settings), SPEC.title)
         import onnxruntime_genai
 
         on_progress(Progress("load", f"Loading onto {target.device}"))
@@ -115,9 +134,10 @@ class ONNXRuntimeGenAIEngine(Engine):
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
-        facts = model_config.read_config(folder)
-        self._switch = model_config.rope_switch(facts)
+        # What the model builder writes has no config.json: genai_config.json is the folder's own statement.
+        facts = model_config.read_config(folder) if (folder / "config.json").is_file() else {}
         self._context = settings.get("model", {}).get("context_length") or model_config.context_tokens(facts)
+        self._switch = model_config.rope_switch(facts) if facts else _likely_switch(settings)
         self._roomy_tokens = _CACHE_BYTES // max(1, _cache_bytes_per_token(decoder))
         details = {
             "execution_provider": str(self._model.device_type),
@@ -235,6 +255,18 @@ def _search_options(request: GenerationRequest) -> dict[str, Any]:
         "random_seed": request.seed if sample and request.seed is not None else -1,
         "min_length": 0,
     }
+
+
+def _likely_switch(settings: Mapping[str, Any]) -> int | None:
+    """Where a Phi-3 with a long context changes its position factors, which genai_config.json does not state.
+
+    To be on the safe side: what is kept below it is then computed anew above it.
+    """
+    model = settings.get("model", {})
+    is_long_phi = (
+        str(model.get("type", "")).startswith("phi") and (model.get("context_length") or 0) > _PHI_SWITCH
+    )
+    return _PHI_SWITCH if is_long_phi else None
 
 
 def _cache_bytes_per_token(decoder: Mapping[str, Any]) -> int:

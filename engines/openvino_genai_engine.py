@@ -26,6 +26,7 @@ from engines.engine import (
     UnavailableError,
 )
 from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+from engines.toolkit.openvino_builds import BUILDS
 
 SPEC = EngineSpec(
     name="openvino-genai",
@@ -38,6 +39,7 @@ SPEC = EngineSpec(
         *("temperature", "top_p", "top_k", "repetition_penalty", "seed"),
         *("frequency_penalty", "presence_penalty"),
     ),
+    builds=BUILDS,
     reuses_kv_cache=True,
     homepage="https://github.com/openvinotoolkit/openvino.genai",
     own_memory=("GPU",),

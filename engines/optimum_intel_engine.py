@@ -13,6 +13,7 @@ from typing import Any
 
 from engines.engine import Engine, GenerationReport, LoadReport, OnProgress, OnToken, UnavailableError
 from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+from engines.toolkit.openvino_builds import BUILDS
 
 SPEC = EngineSpec(
     name="optimum-intel",
@@ -21,6 +22,7 @@ SPEC = EngineSpec(
     devices=("CPU", "GPU", "AUTO"),
     precisions=("int4", "int8", "fp16"),
     model_format="openvino",
+    builds=BUILDS,
     reuses_kv_cache=True,
     homepage="https://github.com/huggingface/optimum-intel",
     own_memory=("GPU",),

@@ -29,6 +29,18 @@ class ProtocolError(ValueError):
 
 
 @dataclass(frozen=True)
+class Build:
+    """One kind of converted model folder that an engine loads, and what its converter is told to make it."""
+
+    precision: str
+    device: str | None = None
+    """Device family that needs a folder of its own; None: all the others share it."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    large_options: Mapping[str, Any] = field(default_factory=dict)
+    """What changes for models of more than a billion parameters."""
+
+
+@dataclass(frozen=True)
 class EngineSpec:
     """What an engine declares about itself; the rest of the app reads this and knows no engine by name."""
 
@@ -49,6 +61,8 @@ class EngineSpec:
     live elsewhere (on a server), so there is no folder, no plan and nothing to download."""
     settings: str | None = None
     """Which of the owner's settings its workers are told when they probe and load (`endpoints`); None: none."""
+    builds: tuple[Build, ...] = field(default=(), hash=False)
+    """The kinds of folders in that format that can be made for it; empty: it loads original weights as they are."""
     honours: tuple[str, ...] = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
     """Fields of GenerationRequest it obeys; the page greys out the rest."""
     reuses_kv_cache: bool = False
@@ -65,6 +79,13 @@ class EngineSpec:
     def model_elsewhere(self) -> bool:
         """Whether the model and its tokenizer are not on this computer's disk."""
         return self.model_format is None
+
+    def build_for(self, device: str, precision: str) -> Build | None:
+        """The kind of folder a target of this engine loads; None when there is none, or none is needed."""
+        family = device.split(".")[0].upper()
+        fitting = [build for build in self.builds if build.precision == precision]
+        own = next((build for build in fitting if build.device == family), None)
+        return own or next((build for build in fitting if build.device is None), None)
 
 
 @dataclass(frozen=True)
@@ -481,6 +502,7 @@ _TYPES = {
         *(
             EngineSpec,
             Tunable,
+            Build,
             DeviceStatus,
             Availability,
             Target,

@@ -171,14 +171,18 @@ def _load_model(folder: Path, precision: str, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
+    from engines.toolkit import model_config
+
+    model, found = AutoModelForCausalLM.from_pretrained(
         folder,
+        output_loading_info=True,
         dtype={"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision],
         attn_implementation="sdpa",
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
     )
+    model_config.refuse_invented_weights(found["missing_keys"], folder)
     return model.eval().to(device)
 
 

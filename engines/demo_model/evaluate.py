@@ -183,11 +183,12 @@ def _until_end(ids: Sequence[int], ends: int | Sequence[int]) -> list[int]:
 
 def converted(engine_format: str, precision: str, data_dir: Path) -> Path:
     """The bundled model in another format, made by the app's own conversion."""
+    from engines import ENGINES
     from engines.models.library import ModelLibrary
-    from engines.protocol import EngineSpec, Target
+    from engines.protocol import Target
 
-    spec = EngineSpec(name=engine_format, title=engine_format, module="", model_format=engine_format)
-    target = Target(engine_format, "CPU", precision)
+    spec = next(spec for spec in ENGINES if spec.model_format == engine_format)
+    target = Target(spec.name, "CPU", precision)
     prepared = ModelLibrary(data_dir).prepare(target, spec, lambda _progress: None, threading.Event())
     return prepared.folder
 

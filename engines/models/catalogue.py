@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomllib
 
-from engines.models.folders import OPENVINO
+from engines.protocol import EngineSpec, Target
 
 CATALOGUE = Path(__file__).with_name("catalogue.toml")
 
@@ -43,16 +43,16 @@ class CatalogueModel:
     """Its licence must be accepted on the Hub first."""
     prebuilt: tuple[Prebuilt, ...] = ()
 
-    def ready_made(self, model_format: str, precision: str, device: str) -> Prebuilt | None:
-        """The ready-made folder for a target, if anyone publishes one."""
-        family = device.split(".")[0].upper()
-        fitting = [p for p in self.prebuilt if p.format == model_format and p.precision == precision]
-        for prebuilt in fitting:
-            if prebuilt.device == family:
-                return prebuilt
-        if model_format == OPENVINO and family == "NPU" and precision == "int4":
-            return None  # the NPU compiler needs symmetric int4 throughout; an IR made for the CPU is not
-        return next((p for p in fitting if p.device is None), None)
+    def ready_made(self, target: Target, spec: EngineSpec) -> Prebuilt | None:
+        """The ready-made folder for a target of this engine, if anyone publishes one.
+
+        A device that needs a folder of its own takes no other: an IR made for the CPU is of no use to the NPU.
+        """
+        build = spec.build_for(target.device, target.precision)
+        fitting = (
+            p for p in self.prebuilt if p.format == spec.model_format and p.precision == target.precision
+        )
+        return next((p for p in fitting if build is not None and p.device == build.device), None)
 
 
 @functools.cache

@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
+from engines.models.judgement import ONNXRUNTIME_GENAI, OPENVINO, SAFETENSORS, judge_folder
 from engines.toolkit.model_config import read_json, read_safetensors_header
 
-OPENVINO = "openvino"
-ONNXRUNTIME_GENAI = "onnxruntime-genai"
-SAFETENSORS = "safetensors"
 FORMATS = (OPENVINO, ONNXRUNTIME_GENAI, SAFETENSORS)
 FORMAT_TITLES = {
     OPENVINO: "OpenVINO IR",
@@ -70,30 +68,12 @@ class ModelFacts:
 
 
 def recognise(folder: Path) -> str | None:
-    """Format of a model folder by its files; None when it is no model we can use."""
-    if (folder / "genai_config.json").is_file():
-        return ONNXRUNTIME_GENAI
-    if (folder / "openvino_model.xml").is_file():
-        return OPENVINO
-    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
-        return SAFETENSORS
-    return None
-
-
-def require_format(folder: Path) -> str:
-    """Like `recognise`, but raises ModelError that says what is missing."""
-    if not folder.is_dir():
-        raise ModelError(
-            f"There is no folder {folder}.", "Check the path, or give a Hugging Face id like org/name."
-        )
-    found = recognise(folder)
-    if found is None:
-        raise ModelError(
-            f"{folder} is not a model this app knows: it has neither config.json with *.safetensors, nor "
-            "openvino_model.xml, nor genai_config.json.",
-            "Choose the folder that directly holds these files. Weights in .bin or .gguf files are not supported.",
-        )
-    return found
+    """Format of a model folder that can be used; None for anything else."""
+    try:
+        found = judge_folder(folder)
+    except (ModelError, OSError):
+        return None
+    return found.format if found.usable else None
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ what the disk says is true.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,14 @@ from engines.models.folders import (
     read_manifest,
     recognise,
     remove_folder,
-    require_format,
     write_json,
 )
+from engines.models.judgement import judge_folder
 from engines.models.model_names import DEMO_FOLDER, resolve
 from engines.models.plan import size
 from engines.models.ready_made import CONVERTER
 from engines.models.source_hashes import SourceHashes
+from engines.models.statements import Statement, read_statement
 from engines.protocol import DEMO_MODEL
 
 
@@ -106,8 +108,17 @@ class Inventory:
             folder = Path(text)
             found = recognise(folder) if folder.is_dir() else None
             problem = None if found else "the folder is gone or no model any more"
+            stated = read_statement(folder, found) if found else Statement()
             yield self._entry(
-                "imported", f"folder:{text}", text, folder, found or "?", freed=0, problem=problem
+                "imported",
+                f"folder:{text}",
+                text,
+                folder,
+                found or "?",
+                precision=stated.precision,
+                device=stated.device,
+                freed=0,
+                problem=problem,
             )
 
     def _downloaded(self) -> Iterator[Installed]:
@@ -117,17 +128,18 @@ class Inventory:
                 yield self._unfinished(repository, root)
                 continue
             folder = hub_cache.snapshot(repository)
-            if folder is None or recognise(folder) != SAFETENSORS:
+            if folder is None or (found := _downloaded_kind(folder, repository)) is None:
                 continue
-            if not _is_text_model(folder):
-                continue
+            model_format, problem = found
+            precision = None if problem else read_statement(folder, model_format).precision
             yield self._entry(
                 "downloaded",
                 f"hub:{repository}",
                 repository,
                 folder,
-                SAFETENSORS,
-                problem=_broken_weights(folder),
+                model_format,
+                precision=precision,
+                problem=problem,
                 revision=folder.name,
             )
 
@@ -213,20 +225,14 @@ class Inventory:
     # --- taking in -----------------------------------------------------------------------------------------
 
     def import_folder(self, folder: Path) -> Installed:
-        folder = Path(folder).expanduser().resolve()
-        found = require_format(folder)
+        folder = Path(os.path.normpath(Path(folder).expanduser().absolute()))  # links keep their name
+        found = judge_folder(folder).require()
         if found == OPENVINO:
             check_openvino(folder)
         elif found == ONNXRUNTIME_GENAI:
             check_onnxruntime_genai(folder)
         else:
             read_facts(folder)
-        missing = [name for name in ("tokenizer.json", "config.json") if not (folder / name).is_file()]
-        if missing:
-            raise ModelError(
-                f"{folder} has no {' and no '.join(missing)}.",
-                "Copy the missing files from the original model into the folder.",
-            )
         imports = self._imports()
         if str(folder) not in imports:
             self._models_dir.mkdir(parents=True, exist_ok=True)
@@ -296,20 +302,26 @@ def _used_bytes(folders: tuple[Path, ...]) -> int:
     return sum(seen.values())
 
 
+def _downloaded_kind(folder: Path, repository: str) -> tuple[str, str | None] | None:
+    """(format, what is wrong with it) of a snapshot; None for what other programs keep in the cache."""
+    try:
+        found = judge_folder(folder, repository)
+        if found.usable and found.format == SAFETENSORS:
+            read_facts(folder)
+    except ModelError as error:
+        return (SAFETENSORS, f"damaged: {error}") if _is_text_model(folder) else None
+    if found.usable and found.format is not None:
+        return found.format, None
+    return (SAFETENSORS, found.problem) if _is_text_model(folder) else None
+
+
 def _is_text_model(folder: Path) -> bool:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return any("CausalLM" in name for name in config.get("architectures") or [])
-
-
-def _broken_weights(folder: Path) -> str | None:
-    try:
-        read_facts(folder)
-    except ModelError as error:
-        return f"damaged: {error}"
-    return None
+    writes = any("CausalLM" in name or "LMHead" in name for name in config.get("architectures") or [])
+    return writes and any(folder.glob("*.safetensors"))
 
 
 def _short(model: str) -> str:

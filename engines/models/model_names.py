@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 from engines.engine import ModelError
 from engines.models.folders import hash_json
 from engines.protocol import DEMO_MODEL
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_model" / "weights"
+
+_SITES = ("https://huggingface.co/", "https://hf.co/")
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,48 @@ class Source:
     """Local folder; None for a Hugging Face id."""
 
 
+def entered(model: str, *, look_around: bool = False) -> str:
+    """A model's name as a person gave it, made to mean the same everywhere: a path becomes absolute.
+
+    To be called where a name comes in (command line, page), and nowhere else: what is stored and handed on must not
+    depend on anybody's working directory. `look_around`: an existing folder of this name is meant rather than a
+    repository (`models/phi`), as the libraries themselves do it; for the command line, where one knows where one is.
+    """
+    name = _without_quotes(model.strip())
+    if name.lower().startswith("file:"):
+        name = url2pathname(unquote(urlsplit(name).path))
+    for site in _SITES:
+        if name.lower().startswith(site):
+            return "/".join(name[len(site) :].strip("/").split("/")[:2])
+    is_folder = look_around and name not in ("", DEMO_MODEL) and Path(name).expanduser().is_dir()
+    if not is_path(name) and not is_folder:
+        return name
+    if _is_foreign(name):
+        return name
+    return os.path.normpath(Path(name).expanduser().absolute())  # symbolic links stay as they are
+
+
+def _without_quotes(name: str) -> str:
+    """Explorer's “Copy as path” puts quotes around it."""
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] and name[0] in "\"'" else name
+
+
+def _is_foreign(name: str) -> bool:
+    """A Windows path on another system: nothing here could make it absolute."""
+    return (
+        os.name != "nt"
+        and (PureWindowsPath(name).drive != "" or "\\" in name)
+        and not name.startswith(("/", "."))
+    )
+
+
 def resolve(model: str) -> Source:
     """Tell `demo`, a folder and a Hugging Face id apart; raises ModelError for anything else."""
     name = model.strip()
     if name == DEMO_MODEL:
         return Source(name, DEMO_MODEL, DEMO_FOLDER)
     if is_path(name):
-        folder = Path(name).expanduser()
+        folder = Path(entered(name))
         return Source(name, f"{_safe(folder.name)}-{hash_json(str(folder.resolve()))[:8]}", folder)
     parts = name.split("/")
     if len(parts) == 2 and all(_is_hub_name(part) for part in parts):

@@ -6,7 +6,8 @@ person may override a refusal: the estimates are good to a quarter, not to a byt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from engines.protocol import Target
 
@@ -28,6 +29,8 @@ class Step:
     peak_bytes: int = 0
     """Memory at the worst moment."""
     seconds: float | None = 0.0
+    files: Mapping[str, int] = field(default_factory=dict)
+    """What is downloaded, by repository and path, with sizes: engines that share a file fetch it once."""
 
 
 @dataclass(frozen=True)

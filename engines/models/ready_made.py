@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engines.engine import ModelError
 from engines.models.catalogue import Prebuilt
 from engines.models.conversion.check import check_onnxruntime_genai, check_openvino
 from engines.models.conversion.conversion import TEMPORARY_PREFIX, finished_manifest
@@ -29,6 +30,7 @@ from engines.models.folders import (
     total_weight_bytes,
     write_json,
 )
+from engines.models.statements import read_statement
 from engines.protocol import EngineSpec, Target
 from engines.toolkit.model_config import read_json
 
@@ -37,22 +39,18 @@ CONVERTER = "prebuilt"
 
 def find_assembled(model_dir: Path, target: Target, spec: EngineSpec) -> tuple[Path, dict[str, Any]] | None:
     """A finished ready-made folder that fits the target, with its manifest."""
-    family = target.device.split(".")[0].upper()
+    build = spec.build_for(target.device, target.precision)
+    if build is None:
+        return None
     for path in sorted(model_dir.glob(f"*/{MANIFEST}")):
         manifest = read_manifest(path.parent)
         if manifest is None or (manifest.get("recipe") or {}).get("converter") != CONVERTER:
             continue
         fits = manifest["format"] == spec.model_format and manifest["precision"] == target.precision
         made_for = manifest["recipe"]["options"].get("device")
-        if fits and _fits_device(made_for, family, spec) and finished_manifest(path.parent) is not None:
+        if fits and made_for == build.device and finished_manifest(path.parent) is not None:
             return path.parent, manifest
     return None
-
-
-def _fits_device(made_for: str | None, family: str, spec: EngineSpec) -> bool:
-    if made_for is not None:
-        return made_for == family
-    return not (spec.model_format == OPENVINO and family == "NPU")
 
 
 def assemble(
@@ -78,12 +76,21 @@ def assemble(
             take_prompt_files(prompts, temporary, prebuilt.format)
         (check_openvino if prebuilt.format == OPENVINO else check_onnxruntime_genai)(temporary)
         read_json(temporary / "tokenizer.json")
+        _require_precision(prebuilt, read_statement(temporary, prebuilt.format).precision)
         write_json(temporary / MANIFEST, _manifest(target, prebuilt, recipe, commit, temporary))
         remove_folder(folder)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _require_precision(prebuilt: Prebuilt, stated: str | None) -> None:
+    if stated is not None and stated != prebuilt.precision:
+        raise ModelError(
+            f"{prebuilt.repository} is {stated}, not {prebuilt.precision} as its entry in the catalogue says.",
+            f"Choose {stated}, or convert it from the original weights (models convert).",
+        )
 
 
 def _recipe(prebuilt: Prebuilt, commit: str) -> dict[str, Any]:

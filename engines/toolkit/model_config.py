@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,20 @@ def read_safetensors_header(path: Path) -> dict[str, Any]:
     return header
 
 
+def refuse_invented_weights(missing: Iterable[str], folder: Path) -> None:
+    """Raise ModelError when a library had to fill tensors that a checkpoint lacks: it takes random numbers.
+
+    `missing` is what it reports; tied weights and buffers that are computed anew are not among it.
+    """
+    names = sorted(missing)
+    if names:
+        raise ModelError(
+            f"The checkpoint in {folder} lacks {len(names)} tensor{'s' if len(names) > 1 else ''} of its "
+            f"architecture, for example {names[0]}; with random numbers in their place it would answer nonsense.",
+            _MODEL_REMEDY,
+        )
+
+
 def require_files(folder: Path, names: Sequence[str], title: str) -> None:
     """Raise ModelError unless `folder` directly holds all `names`, none of them empty."""
     if not folder.is_dir():
@@ -75,6 +89,30 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     text = config.get("text_config")
     return {**config, **text} if isinstance(text, dict) else config
+
+
+def genai_files(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The graphs that a genai_config.json names: the decoder's, or those of its pipeline."""
+    model = settings.get("model") or {}
+    names = [part.get("filename") for part in model.values() if isinstance(part, dict)]
+    for stage in (model.get("decoder") or {}).get("pipeline") or ():
+        names += [part.get("filename") for part in stage.values() if isinstance(part, dict)]
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+
+
+def genai_stop_ids(folder: Path) -> tuple[int, ...]:
+    """End-of-sequence ids that a genai_config.json states; 0 is an id like any other."""
+    if not (folder / "genai_config.json").is_file():
+        return ()
+    stated = (read_json(folder / "genai_config.json").get("model") or {}).get("eos_token_id")
+    ids = stated if isinstance(stated, list) else [stated]
+    return tuple(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
+
+
+def genai_providers(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Execution providers that the decoder's session names, in lower case; none: the CPU's."""
+    session = ((settings.get("model") or {}).get("decoder") or {}).get("session_options") or {}
+    return tuple(name.lower() for options in session.get("provider_options") or () for name in options)
 
 
 def context_tokens(config: Mapping[str, Any]) -> int | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from engines.engine import ModelError, PromptError
 from engines.protocol import Message
+from engines.toolkit.model_config import genai_stop_ids
 
 _PRIVATE_USE = range(0xE000, 0xF8FF)
 _LONGEST_PENDING = 8
@@ -84,6 +85,7 @@ class PromptEncoder:
         for name in ("generation_config.json", "config.json"):
             ids = _read_json(folder / name).get("eos_token_id")
             yield from ids if isinstance(ids, list) else [] if ids is None else [ids]
+        yield from genai_stop_ids(folder)
         eos = _as_text(self._config.get("eos_token"))
         eos_id = self.tokenizer.token_to_id(eos) if eos else None
         if eos_id is not None:

@@ -15,6 +15,7 @@ from engines import spec_by_name
 from engines.engine import EngineError, ModelError
 from engines.models.inventory import Installed
 from engines.models.library import ModelLibrary
+from engines.models.model_names import entered
 from engines.models.plan import Plan, size
 from engines.protocol import EngineSpec, Progress, ProtocolError, Target, to_jsonable
 
@@ -55,7 +56,12 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     remove = _action(actions, "remove", "remove a model, or one entry of `list` by its id", _remove)
     remove.add_argument("what", metavar="MODEL|ID")
     imported = _action(actions, "import", "offer a model folder on disk; it stays where it is", _import)
-    imported.add_argument("folder", type=Path)
+    imported.add_argument("folder")
+
+
+def absolute(path: str) -> Path:
+    """A path that means the same wherever a child process works."""
+    return Path(path).expanduser().absolute()
 
 
 def _action(
@@ -70,7 +76,7 @@ def _action(
     action.add_argument(
         "--offline", action="store_true", default=argparse.SUPPRESS, help="do not use the network"
     )
-    action.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    action.add_argument("--data-dir", type=absolute, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     action.set_defaults(run=lambda arguments: _run(function, arguments))
     return action
 
@@ -170,7 +176,7 @@ def _print_progress() -> Callable[[Progress], None]:
 
 
 def _remove(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
-    freed = library.remove(arguments.what)
+    freed = library.remove(entered(arguments.what))
     return (
         0,
         {"removed": arguments.what, "freed_bytes": freed},
@@ -179,15 +185,16 @@ def _remove(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
 
 
 def _import(arguments: argparse.Namespace, library: ModelLibrary) -> Reply:
-    entry = library.import_folder(arguments.folder)
+    entry = library.import_folder(Path(entered(arguments.folder, look_around=True)))
     line = f"{entry.path} can be used now: {entry.format}, {size(entry.bytes)}. Its name in a target is its path."
     return 0, {"imported": asdict(entry)}, [line]
 
 
 def _targets(arguments: argparse.Namespace) -> list[tuple[Target, EngineSpec]]:
     targets = []
+    model = entered(arguments.model, look_around=True)
     for spelling in arguments.on:
-        target = Target.parse(spelling, arguments.model)
+        target = Target.parse(spelling, model)
         spec = spec_by_name(target.engine)
         if spec is None:
             raise ModelError(f"There is no engine “{target.engine}”.", "`doctor` lists the engines.")

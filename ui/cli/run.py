@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from engines.models.model_names import entered
 from engines.protocol import DEMO_MODEL, Target
 from ui.arena import OpenArena
 from ui.chat.live_turn import LiveTurn
@@ -30,7 +31,8 @@ def _run(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
         repetition_penalty=arguments.repetition_penalty,
         seed=arguments.seed,
     )
-    targets = [Target.parse(spelling, arguments.model) for spelling in arguments.on]
+    model = entered(arguments.model, look_around=True)
+    targets = [Target.parse(spelling, model) for spelling in arguments.on]
     with open_arena(arguments) as arena:
         views = []
         for start in range(0, len(targets), MOST_PANELS):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.models.model_names import entered
 from engines.protocol import Target
 from ui import format as fmt
 from ui.chat.conversations import TalkTurn
@@ -271,7 +272,7 @@ class Actions:
     def choose(self, page: Page, panel: int, engine: str, device: str, precision: str, model: str) -> Target:
         """Set a panel's target; a reply that runs in it goes on, the next prompt uses the new one."""
         page.targets[panel] = self._desk.offer().settle(
-            engine or "", device or "", precision or "", model or ""
+            engine or "", device or "", precision or "", entered(model or "")
         )
         self.keep_panels(page)
         return page.targets[panel]

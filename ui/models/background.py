@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from engines.engine import EngineError
-from engines.models.conversion.recipes import can_make
-from engines.models.folders import FORMAT_TITLES, OPENVINO, SAFETENSORS
+from engines.models.folders import FORMAT_TITLES
 from engines.models.library import ModelLibrary
 from engines.processes.jobs import CancelledError
 from engines.protocol import EngineSpec, Progress, Target
@@ -96,40 +95,34 @@ class ModelWork:
 
 def format_choices(specs: Sequence[EngineSpec]) -> list[tuple[str, str]]:
     """What a model can be got ready for: [(label, target)], engines that read the same folder together."""
-    engines: dict[tuple[str, str, str], list[EngineSpec]] = {}
+    engines: dict[tuple[str, str | None, str | None], list[EngineSpec]] = {}
     for spec in specs:
-        if spec.model_format is None:  # nothing to get: the model lives elsewhere
-            continue
         for device in spec.devices:
             for precision in spec.precisions:
-                key = (spec.model_format, *_kind(spec.model_format, device, precision))
-                if can_make(spec.model_format, precision, device) and spec not in engines.setdefault(key, []):
-                    engines[key].append(spec)
-    return [(_label(key, found), _value(key, found[0])) for key, found in engines.items()]
+                kind = _kind(spec, device, precision)
+                if kind is not None and spec not in engines.setdefault(kind, []):
+                    engines[kind].append(spec)
+    return [(_label(kind, found), _value(kind, found[0])) for kind, found in engines.items()]
 
 
-def _kind(model_format: str, device: str, precision: str) -> tuple[str, str]:
-    """(precision, device) as far as they make a difference to the folder."""
-    if model_format == SAFETENSORS:
-        return "", ""
-    family = device.split(".")[0].upper()
-    if model_format == OPENVINO:
-        return precision, "NPU" if family == "NPU" and precision == "int4" else ""
-    return precision, family
+def _kind(spec: EngineSpec, device: str, precision: str) -> tuple[str, str | None, str | None] | None:
+    """(format, precision, device) as far as they make a difference to the folder; None: there is no such folder."""
+    if spec.model_format is None:
+        return None
+    if not spec.builds:
+        return spec.model_format, None, None
+    build = spec.build_for(device, precision)
+    return None if build is None else (spec.model_format, build.precision, build.device)
 
 
-def _label(key: tuple[str, str, str], specs: Sequence[EngineSpec]) -> str:
-    model_format, precision, device = key
-    what = (
-        "original weights"
-        if model_format == SAFETENSORS
-        else f"{precision}{f' for {device}' if device else ''}"
-    )
+def _label(kind: tuple[str, str | None, str | None], specs: Sequence[EngineSpec]) -> str:
+    model_format, precision, device = kind
+    what = f"{precision}{f' for {device}' if device else ''}" if precision else "original weights"
     names = ", ".join(spec.title for spec in specs)
     title = FORMAT_TITLES[model_format]
     return f"{title} {what}" if names == title else f"{title} {what} ({names})"
 
 
-def _value(key: tuple[str, str, str], spec: EngineSpec) -> str:
-    _, precision, device = key
+def _value(kind: tuple[str, str | None, str | None], spec: EngineSpec) -> str:
+    _, precision, device = kind
     return f"{spec.name}/{device or spec.devices[0]}/{precision or spec.precisions[0]}"

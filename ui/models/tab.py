@@ -11,6 +11,7 @@ from engines import ENGINES, spec_by_name
 from engines.engine import EngineError, ModelError
 from engines.models.inventory import Installed
 from engines.models.library import ModelLibrary
+from engines.models.model_names import entered
 from engines.models.plan import Plan
 from engines.models.trust import code_revision, python_files
 from engines.protocol import EngineSpec, ProtocolError, Target
@@ -204,7 +205,7 @@ def build(library: ModelLibrary, manager: Any) -> None:
         try:
             if not (path or "").strip():
                 raise ModelError("There is no path.", "Write the path of a model folder on this computer.")
-            found = library.import_folder(path.strip())
+            found = library.import_folder(Path(entered(path)))
             text = f"<p>Imported {show.text(found.path)}: {show.text(found.format)}, {show.size(found.bytes)}.</p>"
         except EngineError as error:
             text = _failure(error)
@@ -242,7 +243,7 @@ def _targets(name: str | None, spellings: list[str] | None) -> list[tuple[Target
         raise ModelError("It is not said what the model is for.", "Tick at least one format.")
     targets = []
     for spelling in spellings:
-        target = Target.parse(spelling, name.strip())
+        target = Target.parse(spelling, entered(name))
         spec = spec_by_name(target.engine)
         if spec is None:
             raise ModelError(f"There is no engine “{target.engine}”.")

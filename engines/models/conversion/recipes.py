@@ -21,7 +21,7 @@ from engines.models.folders import (
     ModelFacts,
     hash_json,
 )
-from engines.protocol import DEMO_MODEL
+from engines.protocol import DEMO_MODEL, EngineSpec, Target
 
 _LIBRARIES = {
     OPENVINO: ("openvino", "openvino-tokenizers", "optimum-intel", "nncf", "transformers", "torch"),
@@ -45,9 +45,13 @@ _LOAD = {
     SAFETENSORS: (1.15, 480_000_000),
 }
 _SMALLEST_WORKER_BYTES = 450_000_000
-_ORT_PROVIDERS = {"CPU": "cpu", "DML": "dml", "CUDA": "cuda"}
-_ORT_PRECISIONS = {"cpu": ("int4", "fp32"), "dml": ("int4", "fp16"), "cuda": ("int4", "fp16", "bf16", "fp32")}
-_OPENVINO_PRECISIONS = ("int4", "int8", "fp16", "fp32")
+_CONVERTERS = {
+    OPENVINO: "optimum-cli export openvino",
+    ONNXRUNTIME_GENAI: "onnxruntime_genai.models.builder",
+}
+_LARGE_PARAMETERS = 1_000_000_000
+_DEMO_OPTIONS = {"int4_block_size": 128}
+"""The bundled model's weights were trained for groups of 128; any other model loses less with smaller blocks."""
 
 
 @dataclass(frozen=True)
@@ -103,68 +107,37 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def recipe_for(
-    model: str, model_format: str, precision: str, device: str, facts: ModelFacts
-) -> Recipe | None:
-    """The recipe for one target; None when the source is used as it is.
-
-    Raises ModelError when the combination cannot be made.
-    """
-    if model_format == SAFETENSORS:
-        return None
-    if model_format == OPENVINO:
-        return _openvino(precision, device, facts)
-    if model_format == ONNXRUNTIME_GENAI:
-        return _onnxruntime_genai(model, precision, device, facts)
-    raise ModelError(f"There is no converter for the format “{model_format}”.")
-
-
-def can_make(model_format: str, precision: str, device: str) -> bool:
-    """Whether a format exists in this precision for this device."""
-    if model_format == OPENVINO:
-        return precision in _OPENVINO_PRECISIONS
-    if model_format == ONNXRUNTIME_GENAI:
-        provider = _ORT_PROVIDERS.get(device.split(".")[0].upper(), "")
-        return precision in _ORT_PRECISIONS.get(provider, ())
-    return model_format == SAFETENSORS
+def recipe_for(target: Target, spec: EngineSpec, facts: ModelFacts) -> Recipe:
+    """The recipe for one target. Raises ModelError when the combination cannot be made."""
+    build = spec.build_for(target.device, target.precision)
+    if build is None or spec.model_format is None:
+        raise ModelError(*_no_build(target, spec))
+    if spec.model_format == ONNXRUNTIME_GENAI:
+        refuse_ambiguous_lm_head(facts)
+    options = dict(build.options)
+    if facts.parameters > _LARGE_PARAMETERS:
+        options |= build.large_options
+    if target.model == DEMO_MODEL:
+        options |= {name: value for name, value in _DEMO_OPTIONS.items() if name in options}
+    versions = library_versions(spec.model_format)
+    return Recipe(spec.model_format, build.precision, _CONVERTERS[spec.model_format], options, versions)
 
 
-def _openvino(precision: str, device: str, facts: ModelFacts) -> Recipe:
-    _require(precision, _OPENVINO_PRECISIONS, "OpenVINO")
-    options: dict[str, Any] = {"task": "text-generation-with-past", "weight_format": precision}
-    if precision == "int4":
-        options |= {"sym": True, "group_size_fallback": "adjust"}
-        if device.split(".")[0].upper() == "NPU":
-            # The NPU compiler takes symmetric int4 only, everywhere; above 1 B it wants one scale per channel.
-            channel_wise = facts.parameters > 1_000_000_000
-            options |= {"variant": "npu", "group_size": -1 if channel_wise else 128, "ratio": 1.0}
-        else:
-            options |= {"group_size": 128, "ratio": 0.6}
-    return Recipe(OPENVINO, precision, "optimum-cli export openvino", options, library_versions(OPENVINO))
-
-
-def _onnxruntime_genai(model: str, precision: str, device: str, facts: ModelFacts) -> Recipe:
-    provider = _ORT_PROVIDERS.get(device.split(".")[0].upper())
-    if provider is None:
-        raise ModelError(
-            f"ONNX Runtime GenAI has no model build for the device {device}.",
-            f"Choose one of {', '.join(_ORT_PROVIDERS)}.",
+def _no_build(target: Target, spec: EngineSpec) -> tuple[str, str]:
+    offered = (
+        build.precision for build in spec.builds if spec.build_for(target.device, build.precision) == build
+    )
+    possible = list(dict.fromkeys(offered))
+    if not possible:
+        devices = dict.fromkeys(build.device for build in spec.builds if build.device)
+        return (
+            f"{spec.title} has no model build for the device {target.device}.",
+            f"Choose one of {', '.join(devices)}.",
         )
-    _require(precision, _ORT_PRECISIONS[provider], f"ONNX Runtime GenAI on {device}")
-    refuse_ambiguous_lm_head(facts)
-    options: dict[str, Any] = {"execution_provider": provider}
-    if precision == "int4":
-        # The bundled model's weights were trained for groups of 128; any other model loses less with smaller blocks.
-        options["int4_block_size"] = 128 if model == DEMO_MODEL else 32
-        if provider == "cpu":
-            options["int4_accuracy_level"] = 4  # int8 activations: the fast kernels
-    converter = "onnxruntime_genai.models.builder"
-    return Recipe(ONNXRUNTIME_GENAI, precision, converter, options, library_versions(ONNXRUNTIME_GENAI))
-
-
-def _require(precision: str, possible: tuple[str, ...], where: str) -> None:
-    if precision not in possible:
-        raise ModelError(f"{where} has no {precision} models.", f"Choose {' or '.join(possible)}.")
+    return (
+        f"{spec.title} has no {target.precision} models for {target.device}.",
+        f"Choose {' or '.join(possible)}.",
+    )
 
 
 def refuse_ambiguous_lm_head(facts: ModelFacts) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from engines.engine import ModelError
 from engines.models.download.hub_cache import cache_dir
-from engines.models.folders import PROMPT_FILES, SOURCE_PATTERNS
+from engines.models.folders import PROMPT_FILES, SAFETENSORS, SOURCE_PATTERNS
 from engines.processes.jobs import OnProgress, run_job
 
 SMALL_FILES = ("config.json", *PROMPT_FILES)
@@ -31,10 +31,14 @@ class Wanted:
     subfolder: str = ""
     patterns: tuple[str, ...] | None = None
     """File name patterns directly in `subfolder`; None: everything below it."""
+    formats: tuple[str, ...] | None = None
+    """What the repository has to be, judged before anything is fetched; None: it is known."""
 
 
-def original_weights(repository: str) -> Wanted:
-    return Wanted(repository, patterns=SOURCE_PATTERNS)
+def original_weights(repository: str, model_format: str) -> Wanted:
+    """What an engine's folder is made from; a repository that already is such a folder is taken whole."""
+    formats = tuple(dict.fromkeys((SAFETENSORS, model_format)))
+    return Wanted(repository, patterns=SOURCE_PATTERNS, formats=formats)
 
 
 def prompt_files(repository: str) -> Wanted:
@@ -53,6 +57,10 @@ class Listing:
     parameters: int | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     """The model's config.json."""
+    missing_files: Mapping[str, int] = field(default_factory=dict)
+    """Files of which something is not in the cache yet, with the bytes that are missing."""
+    format: str = SAFETENSORS
+    reads_images: bool = False
 
 
 def is_offline() -> bool:
@@ -70,6 +78,9 @@ def list_files(wanted: Wanted, log_path: Path, cancelled: threading.Event) -> Li
         missing_bytes=answer["missing_bytes"],
         parameters=answer.get("parameters"),
         config=answer.get("config") or {},
+        missing_files=answer["missing_files"],
+        format=answer.get("format") or SAFETENSORS,
+        reads_images=bool(answer.get("reads_images")),
     )
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 def cache_dir() -> Path:
     """Where downloads go: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
     if explicit := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(explicit).expanduser()
+        return Path(explicit).expanduser().absolute()  # children work elsewhere
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
+        return Path(home).expanduser().absolute() / "hub"
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
+    return Path(base).expanduser().absolute() / "huggingface" / "hub"
 
 
 def repository_dir(repository: str) -> Path:

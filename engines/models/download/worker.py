@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fnmatch
 import hashlib
-import json
 import shutil
 import sys
 import time
@@ -21,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.engine import ModelError
 from engines.models.download.hub_cache import place_blob
+from engines.models.judgement import SAFETENSORS, Judgement, judge, parse_document
 from engines.processes.jobs import ChildEnd
 from engines.processes.locks import wait_for_lock
 
@@ -33,6 +34,8 @@ _SILENCE_S = 30.0
 _CHUNK = 1024 * 1024
 _DISK_MARGIN = 512 * 2**20
 _REPORT_S = 0.2
+_SMALL_BYTES = 20 * 2**20
+"""Of the files that are read to judge a repository: configurations, and the index of the weights."""
 
 
 class DownloadError(Exception):
@@ -57,15 +60,27 @@ def main() -> int:
     wanted = child.job["wanted"]
     try:
         hub = _Hub(wanted["repository"], wanted["revision"])
-        commit, files, parameters = hub.list_files(lambda path: _is_wanted(path, wanted))
+        commit, everything, parameters = hub.list_files()
+        judgement = _judged(hub, everything, commit, wanted)
+        files = _wanted_files(everything, wanted, judgement)
         fetch = _Fetch(hub, Path(child.job["cache_dir"]), commit, files, child)
         if child.job["action"] == "list":
-            sizes = {file.path: file.size for file in files}
-            result = {"files": sizes, "parameters": parameters, "missing_bytes": fetch.missing_bytes()}
-            child.result({"commit": commit, "config": hub.read_config(files, commit), **result})
+            missing = fetch.missing_files()
+            child.result(
+                {
+                    "commit": commit,
+                    "files": {file.path: file.size for file in files},
+                    "parameters": parameters,
+                    "missing_files": missing,
+                    "missing_bytes": sum(missing.values()),
+                    "config": hub.document(everything, commit, "config.json"),
+                    "format": judgement.format if judgement else None,
+                    "reads_images": judgement.reads_images if judgement else False,
+                }
+            )
         else:
             child.result({"commit": commit, "folder": str(fetch.run())})
-    except DownloadError as error:
+    except (DownloadError, ModelError) as error:
         traceback.print_exc()
         child.error(str(error), error.remedy)
     except Exception as error:  # noqa: BLE001 — the hub client and the socket raise anything
@@ -75,16 +90,69 @@ def main() -> int:
     return 0
 
 
+class _Repository:
+    """A repository on the Hub, as judgement.py wants to see it: names, sizes, and small files when asked for."""
+
+    def __init__(self, hub: _Hub, files: list[RemoteFile], commit: str):
+        self._hub, self._files, self._commit = hub, files, commit
+        self.name = self.model = hub.repository
+
+    def sizes(self) -> Mapping[str, int]:
+        return {file.path: file.size for file in self._files if "/" not in file.path}
+
+    def nested(self) -> Mapping[str, int]:
+        return {file.path: file.size for file in self._files if "/" in file.path}
+
+    def document(self, name: str) -> dict[str, Any]:
+        return self._hub.document(self._files, self._commit, name)
+
+    def tensors(self) -> Mapping[str, str]:
+        return {}
+
+    def pointers(self) -> list[str]:
+        return []
+
+
+def _judged(hub: _Hub, files: list[RemoteFile], commit: str, wanted: Mapping[str, Any]) -> Judgement | None:
+    """What the repository is, where that decides; raises ModelError or DownloadError when it is of no use."""
+    formats = wanted.get("formats")
+    if formats is None:
+        return None
+    judgement = judge(_Repository(hub, files, commit))
+    if judgement.require() not in formats:
+        raise DownloadError(
+            f"{hub.repository} is {judgement.what}, and this engine loads no such folder; it can only be made from "
+            "the original weights.",
+            "Choose an engine for this format, or the original model.",
+        )
+    return judgement
+
+
+def _wanted_files(
+    files: list[RemoteFile], wanted: Mapping[str, Any], judgement: Judgement | None
+) -> list[RemoteFile]:
+    if judgement is not None and judgement.format != SAFETENSORS:
+        return [file for file in files if "/" not in file.path and _is_useful(file.path)]
+    found = [file for file in files if _is_wanted(file.path, wanted)]
+    if not found:
+        where = f"{wanted['repository']}/{wanted['subfolder']}".rstrip("/")
+        raise DownloadError(
+            f"{where} has none of the files this app can use.",
+            "Choose a model with *.safetensors weights, an OpenVINO IR or an ONNX Runtime GenAI folder.",
+        )
+    return found
+
+
+def _is_useful(name: str) -> bool:
+    return not name.startswith(".") and not name.lower().endswith((".md", ".gguf", ".png", ".jpg"))
+
+
 def _is_wanted(path: str, wanted: Mapping[str, Any]) -> bool:
     folder, _, name = path.rpartition("/")
     if wanted["patterns"] is None:
         subfolder = wanted["subfolder"]
         inside = folder == subfolder or folder.startswith(subfolder + "/") if subfolder else True
-        return (
-            inside
-            and not name.startswith(".")
-            and not name.lower().endswith((".md", ".gguf", ".png", ".jpg"))
-        )
+        return inside and _is_useful(name)
     if folder != wanted["subfolder"] or name.startswith("consolidated"):
         return False
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted["patterns"])
@@ -99,30 +167,29 @@ class _Hub:
 
         self.repository, self.revision = repository, revision
         self._api = HfApi()
+        self._documents: dict[str, dict[str, Any]] = {}
 
-    def list_files(self, is_wanted: Callable[[str], bool]) -> tuple[str, list[RemoteFile], int | None]:
-        """(commit, wanted files, parameters if the Hub knows them)."""
+    def list_files(self) -> tuple[str, list[RemoteFile], int | None]:
+        """(commit, all files, parameters if the Hub knows them)."""
         info = self._retry(
             lambda: self._api.model_info(
                 self.repository, revision=self.revision, files_metadata=True, timeout=_SILENCE_S
             )
         )
-        files = [_remote_file(sibling) for sibling in info.siblings or [] if is_wanted(sibling.rfilename)]
-        if not files:
-            raise DownloadError(
-                f"{self.repository} has none of the files this app can use.",
-                "Choose a model with *.safetensors weights, an OpenVINO IR or an ONNX Runtime GenAI folder.",
-            )
-        parameters = getattr(getattr(info, "safetensors", None), "total", None)
-        return info.sha, files, parameters
+        files = [_remote_file(sibling) for sibling in info.siblings or []]
+        return info.sha, files, getattr(getattr(info, "safetensors", None), "total", None)
 
-    def read_config(self, files: list[RemoteFile], commit: str) -> dict[str, Any]:
-        """The model's config.json, for the estimates; empty when it cannot be had."""
-        config = next((file for file in files if file.path == "config.json"), None)
-        try:
-            return json.loads(b"".join(self.stream(config, commit, 0))) if config else {}
-        except Exception:  # noqa: BLE001 — the download itself will say what is wrong
+    def document(self, files: list[RemoteFile], commit: str, name: str) -> dict[str, Any]:
+        """A small JSON file at the top of the repository; empty when there is none, or it cannot be had."""
+        found = next((file for file in files if file.path == name and file.size <= _SMALL_BYTES), None)
+        if found is None:
             return {}
+        if name not in self._documents:
+            try:
+                self._documents[name] = parse_document(b"".join(self.stream(found, commit, 0)))
+            except Exception:  # noqa: BLE001 — the download itself will say what is wrong
+                return {}
+        return self._documents[name]
 
     def stream(self, file: RemoteFile, commit: str, start: int) -> Iterator[bytes]:
         """The file's bytes from `start` on; yields b"" first if the server begins at zero instead."""
@@ -202,8 +269,9 @@ class _Fetch:
         self._got_before = 0
         self._reported = 0.0
 
-    def missing_bytes(self) -> int:
-        return sum(f.size - self._partial_size(f) for f in self._files if not self._is_here(f))
+    def missing_files(self) -> dict[str, int]:
+        """What is still to come of each file that is not here."""
+        return {f.path: f.size - self._partial_size(f) for f in self._files if not self._is_here(f)}
 
     def run(self) -> Path:
         self._blobs.mkdir(parents=True, exist_ok=True)
@@ -242,7 +310,7 @@ class _Fetch:
         return path.stat().st_size if path.exists() else 0
 
     def _check_disk(self) -> None:
-        needed = self.missing_bytes()
+        needed = sum(self.missing_files().values())
         free = shutil.disk_usage(self._blobs).free
         if needed and free < needed + _DISK_MARGIN:
             raise DownloadError(

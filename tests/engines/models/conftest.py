@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from engines import onnxruntime_genai_engine, openvino_genai_engine, transformers_engine
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
-from engines.protocol import EngineSpec
 from tests.engines.models.hub_server import FakeHub, serving
 
-OPENVINO = EngineSpec("openvino-genai", "OpenVINO GenAI", "unused", model_format="openvino")
-ONNX = EngineSpec("onnxruntime-genai", "ONNX Runtime GenAI", "unused", model_format="onnxruntime-genai")
-PLAIN = EngineSpec("transformers", "transformers", "unused", model_format="safetensors")
+OPENVINO, ONNX, PLAIN = openvino_genai_engine.SPEC, onnxruntime_genai_engine.SPEC, transformers_engine.SPEC
 REPOSITORY = "arena/demo"
 
 

@@ -96,15 +96,15 @@ def test_a_directml_build_is_made_and_checked_anywhere(library):
 
 def test_the_npu_gets_symmetric_int4_throughout():
     facts = read_facts(DEMO_FOLDER)
-    small = convert_recipes.recipe_for("demo", "openvino", "int4", "NPU", facts)
+    small = convert_recipes.recipe_for(Target("openvino-genai", "NPU", "int4"), OPENVINO, facts)
     assert (small.options["sym"], small.options["group_size"], small.options["ratio"]) == (True, 128, 1.0)
     from dataclasses import replace
 
     large = convert_recipes.recipe_for(
-        "x", "openvino", "int4", "NPU", replace(facts, parameters=3_800_000_000)
+        Target("openvino-genai", "NPU", "int4", "x"), OPENVINO, replace(facts, parameters=3_800_000_000)
     )
     assert large.options["group_size"] == -1
-    assert small.sha256 != convert_recipes.recipe_for("demo", "openvino", "int4", "CPU", facts).sha256
+    assert small.sha256 != convert_recipes.recipe_for(DEMO_OPENVINO, OPENVINO, facts).sha256
 
 
 def test_a_changed_source_is_converted_again(library, copy):

@@ -64,13 +64,21 @@ def test_the_catalogue_is_consistent():
             assert (prebuilt.device is None) <= (prebuilt.format == "openvino")
             assert resolve(prebuilt.repository).folder is None
     phi = catalogue.find("microsoft/phi-3-mini-4k-instruct")
-    assert phi.ready_made("openvino", "int4", "GPU.1").repository == "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"
-    assert phi.ready_made("openvino", "int4", "NPU").repository.endswith("-int4-cw-ov")
     assert (
-        phi.ready_made("onnxruntime-genai", "int4", "DML").subfolder == "directml/directml-int4-awq-block-128"
+        phi.ready_made(Target("openvino-genai", "GPU.1", "int4"), OPENVINO).repository
+        == "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"
     )
-    assert phi.ready_made("onnxruntime-genai", "fp16", "CPU") is None
-    assert catalogue.find(TINYLLAMA).ready_made("openvino", "int4", "NPU") is None  # made for the CPU
+    openvino = {
+        device: phi.ready_made(Target("openvino-genai", device, "int4"), OPENVINO)
+        for device in ("GPU.1", "NPU")
+    }
+    assert openvino["GPU.1"].repository == "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"
+    assert openvino["NPU"].repository.endswith("-int4-cw-ov")
+    directml = phi.ready_made(Target("onnxruntime-genai", "DML", "int4"), ONNX)
+    assert directml.subfolder == "directml/directml-int4-awq-block-128"
+    assert phi.ready_made(Target("onnxruntime-genai", "CPU", "fp16"), ONNX) is None
+    npu = Target("openvino-genai", "NPU", "int4")
+    assert catalogue.find(TINYLLAMA).ready_made(npu, OPENVINO) is None  # made for the CPU
 
 
 def test_importing_the_library_stays_free():

@@ -1,0 +1,678 @@
+"""What a model folder or repository is, judged before anything is planned, imported, downloaded or converted.
+
+Only names, sizes and small JSON files are looked at (on disk also the first bytes and the tensor names), so that a
+repository can be judged before a byte of its weights is fetched. The first rule that fits decides; a refusal says
+what was found, what is missing, and what to do. One thing is asked for everywhere: a tokenizer.json, because all
+engines' prompts are made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from engines.engine import ModelError
+from engines.toolkit.model_config import genai_files, read_json, read_safetensors_header
+
+OPENVINO = "openvino"
+ONNXRUNTIME_GENAI = "onnxruntime-genai"
+SAFETENSORS = "safetensors"
+
+DOCUMENTS = (
+    *("config.json", "genai_config.json", "adapter_config.json", "tokenizer_config.json"),
+    *("quantize_config.json", "quant_config.json", "hf_quant_config.json", "openvino_config.json"),
+)
+"""Small JSON files that say what a folder is."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors$")
+_NESTED_DEPTH = 4
+_MOST_NESTED = 4000
+
+GET_AGAIN = "Get the model again."
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found. `problem` is None when the app can use it."""
+
+    what: str
+    """In words: `original weights`, `an AWQ checkpoint`."""
+    format: str | None = None
+    """Format of the folder, when it is of a kind that an engine here loads or a converter reads."""
+    problem: str | None = None
+    remedy: str | None = None
+    reads_images: bool = False
+    """A multimodal checkpoint: its text part runs where the library has one, and no converter here takes it out."""
+
+    @property
+    def usable(self) -> bool:
+        return self.problem is None
+
+    def require(self) -> str:
+        """Its format; raises ModelError when it cannot be used."""
+        if self.problem is not None or self.format is None:
+            raise ModelError(self.problem or f"This is {self.what}.", self.remedy)
+        return self.format
+
+
+class Contents(Protocol):
+    """A folder or a repository, as far as it takes to judge it."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The repository, if it is known."""
+        ...
+
+    def sizes(self) -> Mapping[str, int]:
+        """Files directly in it."""
+        ...
+
+    def nested(self) -> Mapping[str, int]:
+        """Files in its folders, by relative path with `/`."""
+        ...
+
+    def document(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty when there is none. Raises ModelError when it cannot be read."""
+        ...
+
+    def tensors(self) -> Mapping[str, str]:
+        """Tensor name -> type, where that can be seen without a download."""
+        ...
+
+    def pointers(self) -> list[str]:
+        """Files that are only Git LFS pointers to what they should be, or links to nothing."""
+        ...
+
+
+class FolderContents:
+    """A folder on disk."""
+
+    def __init__(self, folder: Path, model: str | None = None):
+        self._folder, self.model, self.name = folder, model, model or str(folder)
+        self._sizes: dict[str, int] | None = None
+
+    def sizes(self) -> Mapping[str, int]:
+        if self._sizes is None:
+            self._sizes = {p.name: p.stat().st_size for p in self._folder.iterdir() if p.is_file()}
+        return self._sizes
+
+    def nested(self) -> Mapping[str, int]:
+        found: dict[str, int] = {}
+        for path in _below(self._folder, _NESTED_DEPTH):
+            found[path.relative_to(self._folder).as_posix()] = path.stat().st_size
+            if len(found) >= _MOST_NESTED:
+                break
+        return found
+
+    def document(self, name: str) -> dict[str, Any]:
+        path = self._folder / name
+        return read_json(path) if path.is_file() else {}
+
+    def tensors(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for name in self.sizes():
+            if name.endswith(".safetensors"):
+                header = read_safetensors_header(self._folder / name)
+                found.update({key: t["dtype"] for key, t in header.items() if key != "__metadata__"})
+        return found
+
+    def pointers(self) -> list[str]:
+        found = [p.name for p in self._folder.iterdir() if p.is_symlink() and not p.exists()]
+        for name, size in self.sizes().items():
+            if size < 1024:
+                with (self._folder / name).open("rb") as stream:
+                    if stream.read(len(_POINTER)) == _POINTER:
+                        found.append(name)
+        return sorted(found)
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """Files in the folders of a folder, hidden ones left out."""
+    try:
+        folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        for inner in folders:
+            yield from (p for p in inner.iterdir() if p.is_file())
+            if depth > 1:
+                yield from _below(inner, depth - 1)
+    except OSError:  # not ours to read: then nothing in there is a model for us
+        return
+
+
+def judge_folder(folder: Path, model: str | None = None) -> Judgement:
+    """Judge a folder on disk; raises ModelError when there is none or a JSON file in it is broken."""
+    if folder.is_file():
+        if folder.suffix.lower() in _OTHER_KINDS:
+            return _other_kind(str(folder), folder.name)
+        raise ModelError(f"{folder} is a file.", "Choose the folder that it lies in.")
+    if not folder.is_dir():
+        raise ModelError(
+            f"There is no folder {folder}.", "Check the path, or give a Hugging Face id like org/name."
+        )
+    return judge(FolderContents(folder, model))
+
+
+def judge(contents: Contents) -> Judgement:
+    """The first rule that fits; see the rules below, in their order."""
+    for rule in _RULES:
+        found = rule(contents)
+        if found is not None:
+            return found
+    return _nothing(contents)
+
+
+# --- the rules ---------------------------------------------------------------------------------------------
+
+
+def _pointers(contents: Contents) -> Judgement | None:
+    pointers = contents.pointers()
+    if not pointers:
+        return None
+    return Judgement(
+        "a Git LFS checkout without its files",
+        problem=f"{contents.name} is incomplete: {_listed(pointers)} {'is' if len(pointers) == 1 else 'are'} only "
+        "a pointer to the real file (Git LFS, or a link whose file is gone).",
+        remedy="Run `git lfs install` and `git lfs pull` in the folder, or get the model again by its name.",
+    )
+
+
+def _onnxruntime_genai(contents: Contents) -> Judgement | None:
+    if "genai_config.json" not in contents.sizes():
+        return None
+    what, settings = "a model for ONNX Runtime GenAI", contents.document("genai_config.json")
+    model = settings.get("model") or {}
+    inputs = [name for name in ("vision", "speech", "encoder") if model.get(name)]
+    if inputs:
+        return Judgement(
+            f"a model with {_listed(inputs)} input for ONNX Runtime GenAI",
+            problem=f"{contents.name} is a model with {_listed(inputs)} input (genai_config.json); this app runs "
+            "models that go from text to text.",
+            remedy="Choose a text model.",
+        )
+    missing = [name for name in genai_files(settings) if name not in contents.sizes()]
+    if missing or not genai_files(settings):
+        return Judgement(
+            what,
+            problem=f"{contents.name} is incomplete: its genai_config.json names "
+            f"{_listed(missing) or 'no graph'}, which is missing.",
+            remedy=GET_AGAIN,
+        )
+    return _with_tokenizer(contents, Judgement(what, ONNXRUNTIME_GENAI))
+
+
+def _openvino(contents: Contents) -> Judgement | None:
+    sizes = contents.sizes()
+    graphs = sorted(name for name in sizes if name.endswith(".xml") and name.startswith("openvino_"))
+    models = [name for name in graphs if "tokenizer" not in name]
+    if "openvino_model.xml" not in sizes:
+        if not models:
+            return None
+        kind = "encoder-decoder" if "openvino_encoder_model.xml" in models else "multimodal"
+        return Judgement(
+            f"an OpenVINO IR in parts ({kind})",
+            problem=f"{contents.name} is an OpenVINO IR in parts ({_listed(models)}), of a model that is "
+            f"{kind}; this app runs text models whose graph is openvino_model.xml.",
+            remedy="Choose a text model.",
+        )
+    if "openvino_model.bin" not in sizes:
+        return Judgement(
+            "an OpenVINO IR without weights",
+            problem=f"{contents.name} is incomplete: it lacks openvino_model.bin.",
+            remedy=GET_AGAIN,
+        )
+    refused = _refused_architecture(contents)
+    if refused is not None:
+        return refused
+    if "config.json" not in sizes:
+        return Judgement(
+            "an OpenVINO IR without config.json",
+            problem=f"{contents.name} has no config.json, so its context length and stop tokens are not known.",
+            remedy="Copy config.json and generation_config.json from the original model into the folder.",
+        )
+    return _with_tokenizer(contents, Judgement("an OpenVINO IR", OPENVINO))
+
+
+def _diffusers(contents: Contents) -> Judgement | None:
+    if "model_index.json" not in contents.sizes():
+        return None
+    return Judgement(
+        "a diffusers pipeline",
+        problem=f"{contents.name} is a diffusers pipeline (model_index.json): it makes pictures or sound, not text.",
+        remedy="Choose a language model.",
+    )
+
+
+def _adapter(contents: Contents) -> Judgement | None:
+    sizes = contents.sizes()
+    files = [name for name in sizes if name.startswith("adapter_model.")]
+    if not files and "adapter_config.json" not in sizes:
+        return None
+    settings = contents.document("adapter_config.json")
+    base = settings.get("base_model_name_or_path") or "its base model"
+    kind = str(settings.get("peft_type") or "PEFT").upper()
+    beside = " beside a whole model" if any(_is_weights(name) for name in sizes) else ""
+    return Judgement(
+        f"a {kind} adapter",
+        problem=f"{contents.name} holds a {kind} adapter{beside} (adapter_config.json): only the changes to {base}.",
+        remedy="Merge it into its base model first, with peft: "
+        f"AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…). Base model: {base}.",
+    )
+
+
+def _embedding(contents: Contents) -> Judgement | None:
+    sizes = contents.sizes()
+    marks = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+    found = next((name for name in marks if name in sizes), None)
+    if found is None:
+        return None
+    return _not_a_chat_model(contents, "an embedding model", f"it turns text into vectors ({found})")
+
+
+def _checkpoint(contents: Contents) -> Judgement | None:
+    sizes = contents.sizes()
+    weights = [name for name in sizes if _is_weights(name)]
+    if not weights:
+        return None
+    if "config.json" not in sizes:
+        own = "params.json" if "params.json" in sizes else None
+        return Judgement(
+            "weights without config.json",
+            problem=f"{contents.name} has weights ({_listed(weights)}) but no config.json"
+            + (f"; {own} belongs to its maker's own layout." if own else "."),
+            remedy="Get it in the layout of transformers: config.json, *.safetensors and tokenizer.json together.",
+        )
+    for rule in (_quantised, _refused_architecture, _missing_shards):
+        found = rule(contents)
+        if found is not None:
+            return found
+    config = contents.document("config.json")
+    images = _reads_images(config)
+    what = "original weights of a multimodal model" if images else "original weights"
+    return _with_tokenizer(contents, Judgement(what, SAFETENSORS, reads_images=images))
+
+
+def _quantised(contents: Contents) -> Judgement | None:
+    config = contents.document("config.json")
+    settings = config.get("quantization_config") or config.get("compression_config") or {}
+    method = _method(settings) if isinstance(settings, dict) else None
+    where = "config.json"
+    if method is None and isinstance(config.get("quantization"), dict) and "bits" in config["quantization"]:
+        method = "mlx"
+    for name, meaning in (
+        ("quantize_config.json", "gptq"),
+        ("quant_config.json", "awq"),
+        ("hf_quant_config.json", "modelopt"),
+    ):
+        if method is None and name in contents.sizes():
+            settings = contents.document(name)
+            method, where = _method(settings) or meaning, name
+    if method is None:
+        method, where = _method_by_tensors(contents.tensors()), "its tensors"
+    if method is None:
+        return None
+    title = _QUANTISED.get(method, f"a checkpoint quantised with {method}")
+    bits = settings.get("bits") or settings.get("w_bit") if isinstance(settings, dict) else None
+    many = f", {bits} bits" if isinstance(bits, (int, float)) else ""
+    original = _original(contents, config)
+    return Judgement(
+        title,
+        problem=f"{contents.name} is {title}: its weights are quantised already{many} ({where} says "
+        f"“{method}”), in a way that no engine here loads and no converter here reads.",
+        remedy=f"Choose the original weights{original}; int4 and int8 are made from them here. "
+        "GPU quantisations (AWQ, GPTQ, EXL2, MLX …) are made for other programs.",
+    )
+
+
+def _method(settings: Mapping[str, Any]) -> str | None:
+    method = settings.get("quant_method") or settings.get("quant_algo")
+    if isinstance(settings.get("quantization"), dict):  # NVIDIA's modelopt
+        method = method or settings["quantization"].get("quant_algo")
+    if method is None and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
+        method = "bitsandbytes"
+    if method is None and "w_bit" in settings:
+        method = "awq"
+    return str(method).lower() if method else None
+
+
+_QUANTISED = {
+    "awq": "an AWQ checkpoint",
+    "gptq": "a GPTQ checkpoint",
+    "bitsandbytes": "a bitsandbytes checkpoint",
+    "fp8": "an FP8 checkpoint",
+    "fbgemm_fp8": "an FP8 checkpoint",
+    "compressed-tensors": "a compressed-tensors checkpoint (FP8 or int, for vLLM)",
+    "modelopt": "a ModelOpt checkpoint (NVIDIA)",
+    "mxfp4": "an MXFP4 checkpoint",
+    "exl2": "an EXL2 checkpoint (ExLlama)",
+    "exl3": "an EXL3 checkpoint (ExLlama)",
+    "mlx": "an MLX checkpoint (Apple)",
+    "hqq": "an HQQ checkpoint",
+    "aqlm": "an AQLM checkpoint",
+    "quanto": "a Quanto checkpoint",
+    "torchao": "a torchao checkpoint",
+    "bitnet": "a BitNet checkpoint",
+    "spqr": "a SpQR checkpoint",
+    "vptq": "a VPTQ checkpoint",
+    "auto-round": "an AutoRound checkpoint",
+    "quark": "a Quark checkpoint (AMD)",
+}
+
+
+def _method_by_tensors(tensors: Mapping[str, str]) -> str | None:
+    """What the tensors' names and types betray where no file says it."""
+    endings = {name.rsplit(".", 1)[-1] for name in tensors}
+    types = set(tensors.values())
+    signs = (
+        ({"q_weight", "q_groups"} <= endings, "exl2"),
+        ("trellis" in endings, "exl3"),
+        ("qweight" in endings and "g_idx" in endings, "gptq"),
+        ("qweight" in endings, "awq"),
+        ({"SCB", "absmax", "bitsandbytes__nf4", "bitsandbytes__fp4"} & endings, "bitsandbytes"),
+        ("weight_packed" in endings, "compressed-tensors"),
+        ({"scales", "biases"} <= endings and "U32" in types, "mlx"),
+        (any(kind.startswith("F8_") for kind in types), "fp8"),
+        (any(name.endswith("_blocks") for name in tensors) and "U8" in types, "mxfp4"),
+        ("weight_scale" in endings and "I8" in types, "compressed-tensors"),
+    )
+    return next((method for is_it, method in signs if is_it), None)
+
+
+def _original(contents: Contents, config: Mapping[str, Any]) -> str:
+    """` (org/name)`, as far as a config or a name tells it."""
+    stated = config.get("_name_or_path")
+    if (
+        isinstance(stated, str)
+        and stated.count("/") == 1
+        and stated != contents.model
+        and stated[0] not in "./~"
+    ):
+        return f" ({stated})"
+    return ""
+
+
+_OTHER_TASKS = (
+    # (end of the architecture's name, what it is, what it does)
+    (r"For(MaskedLM|PreTraining)$", "an encoder", "it fills gaps in a text"),
+    (
+        r"For(Sequence|Token|Image|Audio|Video)?Classification$",
+        "a classifier or reward model",
+        "it gives scores",
+    ),
+    (
+        r"For(QuestionAnswering|MultipleChoice|NextSentencePrediction)$",
+        "an encoder",
+        "it points at parts of a text",
+    ),
+    (r"For(SpeechSeq2Seq|CTC|AudioFrameClassification|XVector)$", "a speech model", "it reads sound"),
+    (
+        r"For(ObjectDetection|.*Segmentation|DepthEstimation|MaskedImageModeling|KeypointDetection)$",
+        "a vision model",
+        "it reads pictures",
+    ),
+    (r"(RewardModel|ForRewardModeling|ForProcessRewardModel|ForScore)$", "a reward model", "it gives scores"),
+    (r"(Vision|CLIP|Siglip2?|ViT|DINOv?2?)\w*Model$", "a vision model", "it reads pictures"),
+    (r"(EncoderModel|DPR\w+Encoder|SentenceTransformer)$", "an encoder", "it turns text into vectors"),
+)
+_WRITES_TEXT = re.compile(r"(CausalLM|LMHeadModel)\w*$")
+
+
+def _refused_architecture(contents: Contents) -> Judgement | None:
+    """Models for other tasks than chatting; what is not known is left to the libraries."""
+    config = contents.document("config.json")
+    name = next(iter(config.get("architectures") or ()), None)
+    name = name if isinstance(name, str) else ""
+    if _WRITES_TEXT.search(name) or "AutoModelForCausalLM" in (config.get("auto_map") or {}):
+        return None
+    for pattern, what, does in _OTHER_TASKS:
+        if re.search(pattern, name):
+            return _not_a_chat_model(contents, what, f"{does} ({name})")
+    if config.get("is_encoder_decoder"):
+        return _not_a_chat_model(
+            contents,
+            "an encoder-decoder model",
+            f"it translates or summarises ({name or 'is_encoder_decoder'})",
+        )
+    if name.endswith("ForConditionalGeneration") and not isinstance(config.get("text_config"), dict):
+        if not (config.get("vision_config") or config.get("audio_config")):
+            return None
+        return _not_a_chat_model(contents, "a multimodal model", f"it reads pictures or sound ({name})")
+    if name.endswith("Model") and config.get("vision_config") and config.get("text_config"):
+        return _not_a_chat_model(contents, "a vision model", f"it matches pictures and text ({name})")
+    if name.endswith("Model"):
+        return _not_a_chat_model(
+            contents, "an encoder or embedding model", f"it has no output layer for words ({name})"
+        )
+    return None
+
+
+def _not_a_chat_model(contents: Contents, what: str, does: str) -> Judgement:
+    return Judgement(
+        what,
+        problem=f"{contents.name} is {what}: {does}; it cannot answer a prompt.",
+        remedy="Choose a model that writes text: its config.json names an architecture that ends in ForCausalLM.",
+    )
+
+
+def _reads_images(config: Mapping[str, Any]) -> bool:
+    parts = (
+        "vision_config",
+        "audio_config",
+        "vision_tower_config",
+        "img_processor",
+        "embd_layer",
+        "audio_processor",
+    )
+    return any(config.get(part) for part in parts)
+
+
+def _missing_shards(contents: Contents) -> Judgement | None:
+    """Weights in several files, one of which is not there."""
+    sizes, what = contents.sizes(), "original weights, incomplete"
+    if "model.safetensors.index.json" in sizes:
+        index = contents.document("model.safetensors.index.json")
+        names = sorted(set(index.get("weight_map", {}).values()))
+        missing = [name for name in names if name not in sizes]
+        count = len(names)
+    else:
+        shards = [match for name in sizes if (match := _SHARD.match(name))]
+        if not shards:
+            return None
+        total, stem = max(int(m["total"]) for m in shards), shards[0]["stem"]
+        names = [f"{stem}-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
+        missing = [name for name in names if name not in sizes] or ["model.safetensors.index.json"]
+        count = total
+    if not missing:
+        return None
+    return Judgement(
+        what,
+        problem=f"{contents.name} is incomplete: {len(missing)} of {count} weight files are missing "
+        f"({_listed(missing)}).",
+        remedy=GET_AGAIN,
+    )
+
+
+def _pickled(contents: Contents) -> Judgement | None:
+    names = [name for name in contents.sizes() if re.search(r"\.(bin|pt|pth|ckpt)$", name)]
+    names = [n for n in names if not n.startswith(("optimizer", "scheduler", "rng_state", "training_args"))]
+    if not names or not ("config.json" in contents.sizes() or any("consolidated" in name for name in names)):
+        return None
+    if any(n.startswith("vocabulary.") for n in contents.sizes()):
+        return _other(contents, "a CTranslate2 model", names)
+    where = contents.model or "the folder"
+    return Judgement(
+        "weights in PyTorch's old .bin files",
+        problem=f"{contents.name} has its weights only as {_listed(names)}: Python pickles, which can run code when "
+        "they are opened. There are no *.safetensors files.",
+        remedy="Save them once as safetensors, on a machine where you trust them: "
+        f"AutoModelForCausalLM.from_pretrained(“{where}”).save_pretrained(…). Many repositories also have a "
+        "newer version with *.safetensors.",
+    )
+
+
+_OTHER_KINDS = {
+    ".gguf": "a GGUF model (llama.cpp)",
+    ".ggml": "a GGML model (llama.cpp)",
+    ".llamafile": "a llamafile",
+    ".onnx": "an ONNX graph without genai_config.json",
+    ".h5": "TensorFlow weights",
+    ".msgpack": "Flax weights",
+    ".tflite": "a TensorFlow Lite model",
+    ".task": "a MediaPipe model",
+    ".litertlm": "a LiteRT-LM model",
+    ".mlmodel": "a Core ML model",
+    ".engine": "a TensorRT engine",
+    ".pte": "an ExecuTorch program",
+    ".mnn": "an MNN model",
+    ".rkllm": "an RKLLM model (Rockchip)",
+    ".nemo": "a NeMo checkpoint",
+    ".npz": "NumPy weights (MLX or older)",
+    ".keras": "a Keras model",
+    ".pt": "PyTorch weights",
+    ".pth": "PyTorch weights",
+    ".ckpt": "PyTorch weights",
+}
+
+
+def _other_formats(contents: Contents) -> Judgement | None:
+    for suffix, what in _OTHER_KINDS.items():
+        found = [name for name in contents.sizes() if name.lower().endswith(suffix)]
+        if found:
+            return _other(contents, what, found)
+    return None
+
+
+def _other_kind(name: str, file: str) -> Judgement:
+    what = _OTHER_KINDS[Path(file).suffix.lower()]
+    return Judgement(what, problem=_other_problem(name, what, [file]), remedy=_other_remedy(what))
+
+
+def _other(contents: Contents, what: str, files: list[str]) -> Judgement:
+    return Judgement(what, problem=_other_problem(contents.name, what, files), remedy=_other_remedy(what))
+
+
+def _other_problem(name: str, what: str, files: list[str]) -> str:
+    return (
+        f"{name} is {what} ({_listed(files)}): it holds none of the files this app can use, which are *.safetensors "
+        "with config.json, openvino_model.xml, or genai_config.json."
+    )
+
+
+def _other_remedy(what: str) -> str:
+    if "ONNX" in what:
+        return (
+            "Choose the original weights: ONNX Runtime GenAI needs a folder made by its own model builder, "
+            "which this app runs for you."
+        )
+    return "Choose the original model (*.safetensors); what each engine needs is made from it here."
+
+
+def _in_subfolders(contents: Contents) -> Judgement | None:
+    """The model lies one or more folders deeper: a repository with a build per device, or a cache's root."""
+    marks = ("genai_config.json", "openvino_model.xml", "model.safetensors", "model.safetensors.index.json")
+    folders = sorted({p.rpartition("/")[0] for p in contents.nested() if p.rpartition("/")[2] in marks})
+    folders = [f for f in folders if not f.startswith("onnx")]
+    if not folders:
+        onnx = [p for p in contents.nested() if p.endswith(".onnx")]
+        return _other(contents, _OTHER_KINDS[".onnx"], onnx) if onnx else None
+    remedy = f"Choose one of these folders: {_listed(folders, 6)}."
+    if contents.model is not None:
+        remedy = (
+            "Choose the original model: builds that its makers publish this way are taken for it where they fit. "
+            f"Or download one folder and import it: {_listed(folders, 4)}."
+        )
+    return Judgement(
+        "a folder of models",
+        problem=f"{contents.name} holds no model itself; its folders do ({_listed(folders)}).",
+        remedy=remedy,
+    )
+
+
+def _nothing(contents: Contents) -> Judgement:
+    sizes = contents.sizes()
+    found = f"It holds {_listed(sorted(sizes))}." if sizes else "It is empty."
+    return Judgement(
+        "no model",
+        problem=f"{contents.name} is not a model this app knows: it has none of the files this app can use, which "
+        f"are config.json with *.safetensors, openvino_model.xml, or genai_config.json. {found}",
+        remedy="Choose the folder that directly holds these files, or the original model by its Hugging Face id.",
+    )
+
+
+_RULES: tuple[Callable[[Contents], Judgement | None], ...] = (
+    *(_pointers, _onnxruntime_genai, _openvino, _diffusers, _adapter, _embedding),
+    *(_checkpoint, _pickled, _other_formats, _in_subfolders),
+)
+
+
+# --- the tokenizer -----------------------------------------------------------------------------------------
+
+_OTHER_TOKENIZERS = (
+    # (files, what they are, whether transformers can save a tokenizer.json from them)
+    (("tokenizer.model",), "a SentencePiece model", True),
+    (("spiece.model",), "a SentencePiece model", True),
+    (("sentencepiece.bpe.model",), "a SentencePiece model", True),
+    (("vocab.json", "merges.txt"), "an older BPE vocabulary", True),
+    (("vocab.txt",), "a WordPiece vocabulary", True),
+    (("tekken.json",), "Mistral's tekken file", True),
+    (("openvino_tokenizer.xml",), "OpenVINO's tokenizer graph", False),
+)
+
+
+def _with_tokenizer(contents: Contents, found: Judgement) -> Judgement:
+    """The judgement, turned into a refusal when there is no tokenizer.json to make prompts from."""
+    sizes = contents.sizes()
+    if sizes.get("tokenizer.json"):
+        return found
+    other, can_save = "no tokenizer at all", False
+    for names, what, convertible in _OTHER_TOKENIZERS:
+        if all(name in sizes for name in names):
+            other, can_save = f"only {what} ({_listed(names)})", convertible
+            break
+    else:
+        ranks = [name for name in sizes if name.endswith(".tiktoken") or name == "tiktoken.model"]
+        if ranks:
+            other, can_save = f"only a tiktoken file ({_listed(ranks)})", True
+    empty = "has an empty tokenizer.json" if "tokenizer.json" in sizes else "has no tokenizer.json"
+    remedy = "Copy tokenizer.json and tokenizer_config.json from the original model into the folder."
+    if can_save:
+        remedy = (
+            "Save it once with transformers: AutoTokenizer.from_pretrained("
+            f"“{contents.model or '…'}”).save_pretrained(…), and put the tokenizer.json into a copy of the folder."
+        )
+    elif contents.model is not None:
+        remedy = "Choose another repository of this model, one with a tokenizer.json."
+    return Judgement(
+        f"{found.what} without tokenizer.json",
+        problem=f"{contents.name} {empty}, which every engine here needs for equal prompts; it has {other}.",
+        remedy=remedy,
+    )
+
+
+# --- small helpers -----------------------------------------------------------------------------------------
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and not name.startswith("adapter_model")
+
+
+def _listed(names: Any, most: int = 3) -> str:
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def parse_document(text: str | bytes) -> dict[str, Any]:
+    """A JSON object, or an empty one for anything else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,398 @@
+"""What a folder or a repository is: found before it is planned, imported, downloaded or converted, and said."""
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines import ENGINES
+from engines.engine import ModelError
+from engines.models.judgement import judge_folder
+from engines.models.model_names import DEMO_FOLDER
+from engines.protocol import Target
+from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
+
+CONFIG = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
+
+
+def write(folder: Path, name: str, value: object = None) -> None:
+    text = value if isinstance(value, str) else json.dumps(value or {})
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+def tensors(folder: Path, *names: str, kind: str = "F32", file: str = "model.safetensors") -> None:
+    """A safetensors file whose tensors are called so."""
+    header = {
+        name: {"dtype": kind, "shape": [1], "data_offsets": [4 * i, 4 * i + 4]}
+        for i, name in enumerate(names)
+    }
+    text = json.dumps(header).encode()
+    (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 4 * len(names))
+
+
+def configured(**changes: object) -> Callable[[Path], None]:
+    """The bundled model with another config.json."""
+    return lambda folder: write(folder, "config.json", {**CONFIG, **changes})
+
+
+def architecture(name: str, **more: object) -> Callable[[Path], None]:
+    return configured(architectures=[name], **more)
+
+
+def without(*names: str, **files: object) -> Callable[[Path], None]:
+    def break_it(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+        for name, value in files.items():
+            write(folder, name.replace("__", "."), value)
+
+    return break_it
+
+
+def only(*names: str) -> Callable[[Path], None]:
+    """An otherwise empty folder with these files."""
+
+    def break_it(folder: Path) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"{}")
+
+    return break_it
+
+
+def quantised(method: str, **more: object) -> Callable[[Path], None]:
+    return configured(quantization_config={"quant_method": method, **more})
+
+
+def renamed_tensors(*names: str, kind: str = "I32") -> Callable[[Path], None]:
+    return lambda folder: tensors(folder, *names, kind=kind)
+
+
+def shards(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00003.safetensors")
+    write(
+        folder,
+        "model.safetensors.index.json",
+        {"weight_map": {c: f"model-0000{c}-of-00003.safetensors" for c in "123"}},
+    )
+
+
+def shards_without_index(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00002-of-00002.safetensors")
+
+
+def pointer(name: str) -> Callable[[Path], None]:
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+    return lambda folder: write(folder, name, text)
+
+
+KINDS = {
+    "awq": (quantised("awq", bits=4), "an AWQ checkpoint", "original weights"),
+    "gptq": (quantised("gptq", bits=4, group_size=128), "a GPTQ checkpoint", "original weights"),
+    "gptq, old": (
+        without(quantize_config__json={"bits": 4, "group_size": 128}),
+        "a GPTQ checkpoint",
+        "original",
+    ),
+    "awq, old": (
+        without(quant_config__json={"w_bit": 4, "zero_point": True}),
+        "an AWQ checkpoint",
+        "original",
+    ),
+    "gptq by its tensors": (renamed_tensors("a.qweight", "a.g_idx"), "a GPTQ checkpoint", "original"),
+    "awq by its tensors": (renamed_tensors("a.qweight", "a.qzeros"), "an AWQ checkpoint", "original"),
+    "bitsandbytes": (
+        configured(quantization_config={"load_in_4bit": True}),
+        "a bitsandbytes checkpoint",
+        "original",
+    ),
+    "bitsandbytes by its tensors": (
+        renamed_tensors("a.weight", "a.absmax"),
+        "a bitsandbytes checkpoint",
+        "original",
+    ),
+    "fp8": (quantised("fp8"), "an FP8 checkpoint", "original weights"),
+    "fp8 by its tensors": (
+        renamed_tensors("a.weight", kind="F8_E4M3"),
+        "an FP8 checkpoint",
+        "original weights",
+    ),
+    "compressed-tensors": (
+        quantised("compressed-tensors"),
+        "a compressed-tensors checkpoint",
+        "original weights",
+    ),
+    "modelopt": (
+        without(hf_quant_config__json={"quantization": {"quant_algo": "NVFP4"}}),
+        "nvfp4",
+        "original",
+    ),
+    "exl2": (renamed_tensors("a.q_weight", "a.q_groups"), "an EXL2 checkpoint", "original weights"),
+    "mlx": (configured(quantization={"bits": 4, "group_size": 64}), "an MLX checkpoint", "original weights"),
+    "mlx by its tensors": (
+        renamed_tensors("a.scales", "a.biases", kind="U32"),
+        "an MLX checkpoint",
+        "original",
+    ),
+    "hqq": (quantised("hqq"), "an HQQ checkpoint", "original weights"),
+    "an unknown way": (quantised("magic"), "quantised with magic", "original weights"),
+    "lora": (
+        without(
+            "config.json",
+            "model.safetensors",
+            adapter_config__json={"base_model_name_or_path": "org/base", "peft_type": "LORA"},
+        ),
+        "a LORA adapter .* only the changes to org/base",
+        "merge_and_unload",
+    ),
+    "lora beside a whole model": (
+        without(adapter_config__json={"peft_type": "LORA"}),
+        "beside a whole model",
+        "Merge",
+    ),
+    "adapter weights alone": (only("adapter_model.bin"), "a PEFT adapter", "Merge it"),
+    "encoder": (architecture("BertForMaskedLM"), "an encoder: it fills gaps", "ForCausalLM"),
+    "bare encoder": (architecture("Qwen3Model"), "an encoder or embedding model", "ForCausalLM"),
+    "sentence transformer": (without(modules__json=[]), "an embedding model", "ForCausalLM"),
+    "classifier": (
+        architecture("LlamaForSequenceClassification"),
+        "a classifier or reward model",
+        "ForCausalLM",
+    ),
+    "encoder-decoder": (
+        architecture("T5ForConditionalGeneration", is_encoder_decoder=True),
+        "encoder-decoder",
+        "Causal",
+    ),
+    "speech": (architecture("WhisperForSpeechSeq2Seq"), "a speech model", "ForCausalLM"),
+    "vision": (architecture("ViTForImageClassification"), "a classifier", "ForCausalLM"),
+    "vision and text": (
+        architecture("CLIPModel", vision_config={}, text_config={}),
+        "a vision model",
+        "ForCausalLM",
+    ),
+    "missing shards": (shards, r"2 of 3 weight files are missing \(model-00002-of-00003", "again"),
+    "missing shards, no index": (shards_without_index, "1 of 2 weight files are missing", "again"),
+    "lfs weights": (pointer("model.safetensors"), "only a pointer to the real file", "git lfs pull"),
+    "lfs tokenizer": (pointer("tokenizer.json"), "tokenizer.json is only a pointer", "git lfs pull"),
+    "sentencepiece only": (
+        without("tokenizer.json", tokenizer__model="x"),
+        "only a SentencePiece model",
+        "AutoTokenizer",
+    ),
+    "old bpe only": (
+        without("tokenizer.json", vocab__json={}, merges__txt=""),
+        "an older BPE vocabulary",
+        "AutoTokenizer",
+    ),
+    "tiktoken only": (without("tokenizer.json", qwen__tiktoken="x"), "only a tiktoken file", "AutoTokenizer"),
+    "no tokenizer": (
+        without("tokenizer.json"),
+        "has no tokenizer.json.* no tokenizer at all",
+        "tokenizer.json",
+    ),
+    "empty tokenizer": (without(tokenizer__json=""), None, None),
+    "pickles": (
+        without("model.safetensors", pytorch_model__bin="x"),
+        "only as pytorch_model.bin: Python pickles",
+        "save_pretrained",
+    ),
+    "gguf": (only("model-Q4_K_M.gguf", "config.json"), "a GGUF model", "original model"),
+    "onnx": (
+        only("model.onnx", "config.json", "tokenizer.json"),
+        "an ONNX graph without genai_config.json",
+        "model builder",
+    ),
+    "onnx in a folder": (
+        only("onnx/model.onnx", "config.json"),
+        "an ONNX graph without genai_config.json",
+        "model builder",
+    ),
+    "diffusers": (
+        only("model_index.json", "unet/model.safetensors"),
+        "a diffusers pipeline",
+        "language model",
+    ),
+    "tensorflow": (only("tf_model.h5", "config.json"), "TensorFlow weights", "original model"),
+    "mediapipe": (only("gemma.task"), "a MediaPipe model", "original model"),
+    "ctranslate2": (
+        only("model.bin", "config.json", "vocabulary.json"),
+        "a CTranslate2 model",
+        "original model",
+    ),
+    "mistral's own layout": (
+        only("consolidated.safetensors", "params.json"),
+        "no config.json; params.json",
+        "layout of",
+    ),
+    "one folder too high": (
+        only("snapshots/abc/model.safetensors"),
+        r"its folders do \(snapshots/abc\)",
+        "snapshots/abc",
+    ),
+    "openvino without weights": (
+        only("openvino_model.xml", "config.json"),
+        "lacks openvino_model.bin",
+        "again",
+    ),
+    "openvino without tokenizer": (
+        only("openvino_model.xml", "openvino_model.bin", "config.json", "openvino_tokenizer.xml"),
+        "no tokenizer.json.* OpenVINO's tokenizer graph",
+        "Copy tokenizer.json",
+    ),
+    "openvino without config": (
+        only("openvino_model.xml", "openvino_model.bin"),
+        "has no config.json",
+        "Copy config.json",
+    ),
+    "openvino in parts": (only("openvino_language_model.xml", "config.json"), "multimodal", "text model"),
+    "genai without graph": (
+        lambda folder: (
+            only("tokenizer.json")(folder),
+            write(folder, "genai_config.json", {"model": {"decoder": {"filename": "m.onnx"}}}),
+        ),
+        "names m.onnx, which is missing",
+        "again",
+    ),
+    "genai with pictures": (
+        lambda folder: (
+            only("tokenizer.json")(folder),
+            write(folder, "genai_config.json", {"model": {"vision": {"filename": "v.onnx"}}}),
+        ),
+        "vision input",
+        "text model",
+    ),
+    "nothing": (
+        only("README.md"),
+        "not a model this app knows.* It holds README.md",
+        "folder that directly holds",
+    ),
+    "empty": (only(), "not a model this app knows.* It is empty", "folder that directly holds"),
+}
+KINDS["empty tokenizer"] = (
+    lambda folder: (folder / "tokenizer.json").write_bytes(b""),
+    "an empty tokenizer.json",
+    "",
+)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    return Path(shutil.copytree(DEMO_FOLDER, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_is_judged_before_anything_is_done_with_it(kind, copy, fresh):
+    break_it, found, remedy = KINDS[kind]
+    break_it(copy)
+    with pytest.raises(ModelError, match=found) as imported:
+        fresh.import_folder(copy)
+    assert remedy in imported.value.remedy
+    for spec in (spec for spec in ENGINES if not spec.model_elsewhere):
+        target = Target(spec.name, "CPU", spec.precisions[0], str(copy))
+        plan = fresh.plan(target, spec)
+        assert plan.refusal == str(imported.value)
+        assert plan.remedy == imported.value.remedy
+        assert not plan.can_override
+        assert plan.steps == ()
+        watcher = Watcher()
+        with pytest.raises(ModelError, match=found):
+            fresh.prepare(target, spec, watcher, watcher.cancelled)
+    assert not (copy.parent / "data" / "models" / "logs").exists()  # no child process was started
+
+
+REMOTE = (
+    "awq",
+    "gptq, old",
+    "fp8",
+    "mlx",
+    "lora",
+    "encoder",
+    "pickles",
+    "gguf",
+    "diffusers",
+    "missing shards",
+)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+def test_a_repository_is_judged_before_a_byte_of_its_weights_is_fetched(kind, copy, hub, fresh):
+    break_it, found, remedy = KINDS[kind]
+    break_it(copy)
+    hub.add("arena/odd", copy)
+    spec = (PLAIN, OPENVINO, ONNX)[REMOTE.index(kind) % 3]
+    target, watcher = Target(spec.name, "CPU", spec.precisions[0], "arena/odd"), Watcher()
+    with pytest.raises(ModelError, match=found) as caught:
+        fresh.prepare(target, spec, watcher, watcher.cancelled)
+    assert remedy in caught.value.remedy
+    assert not [r for r in hub.requests if "/resolve/" in r.path and not r.path.endswith(".json")]
+    assert len([r for r in hub.requests if r.path.startswith("/api/")]) == 1
+
+
+def test_a_repository_without_a_tokenizer_is_asked_for_once(hub, fresh, copy):
+    (copy / "tokenizer.json").unlink()
+    hub.add("arena/speechless", copy)
+    target = Target("openvino-genai", "CPU", "int4", "arena/speechless")
+    watcher = Watcher()
+    with pytest.raises(ModelError, match=r"arena/speechless has no tokenizer\.json"):
+        fresh.prepare(target, OPENVINO, watcher, watcher.cancelled)
+    assert len([r for r in hub.requests if r.path.startswith("/api/")]) == 1
+    assert hub.gets("model.safetensors") == []
+
+
+def test_what_vanishes_after_the_download_is_named_and_not_fetched_again(hub, fresh, copy):
+    """Whatever is missing in the end: a way is walked once. Here the repository delivers a pointer as tokenizer."""
+    pointer("tokenizer.json")(copy)
+    hub.add("arena/pointer", copy)
+    target = Target("transformers", "CPU", "fp32", "arena/pointer")
+    watcher = Watcher()
+    with pytest.raises(ModelError, match=r"tokenizer\.json is only a pointer"):
+        fresh.prepare(target, PLAIN, watcher, watcher.cancelled)
+    assert len(hub.gets("model.safetensors")) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GPT2LMHeadModel",
+        "Qwen2ForCausalLM",
+        "Phi3ForCausalLM",
+        "FalconForCausalLM",
+        "SomethingNew",
+        "RWForCausalLM",
+    ],
+)
+def test_models_that_write_text_are_let_through(name, copy):
+    architecture(name)(copy)
+    assert judge_folder(copy).usable
+
+
+def test_a_model_that_also_reads_pictures_runs_where_a_library_has_its_text_part(copy, fresh):
+    architecture("Gemma3ForConditionalGeneration", vision_config={"x": 1}, text_config=CONFIG)(copy)
+    assert judge_folder(copy).reads_images
+    assert fresh.plan(Target("transformers", "CPU", "fp32", str(copy)), PLAIN).ready
+    refused = fresh.plan(Target("openvino-genai", "CPU", "int4", str(copy)), OPENVINO)
+    assert "is a multimodal model" in refused.refusal
+
+
+def test_a_file_is_not_a_folder(tmp_path, fresh):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match="a GGUF model"):
+        fresh.import_folder(tmp_path / "model.gguf")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(ModelError, match="is a file"):
+        fresh.import_folder(tmp_path / "notes.txt")
+
+
+def test_a_link_whose_file_is_gone_is_named(copy):
+    (copy / "tokenizer.json").unlink()
+    try:
+        (copy / "tokenizer.json").symlink_to(copy / "gone.json")
+    except OSError:
+        pytest.skip("links need a right that this account has not (Windows without developer mode)")
+    assert "tokenizer.json is only a pointer" in judge_folder(copy).problem
