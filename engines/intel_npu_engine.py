@@ -32,6 +32,7 @@ from engines.engine import (
 )
 from engines.protocol import (
     Availability,
+    Claim,
     DeviceStatus,
     EngineSpec,
     GenerationRequest,
@@ -133,6 +134,7 @@ class IntelNPUEngine(Engine):
                 "attention": "torch sdpa, float16, on the CPU",
                 "prefill_sizes": list(PREFILL_SIZES),
             },
+            claim=_claim(target.device),
         )
 
     def generate(
@@ -264,6 +266,18 @@ class _Untied:
         if head is not None and head.weight is embedding.weight:
             head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
         return model
+
+
+def _claim(device: str) -> Claim:
+    """What the library's own `npu_available` says; on the CPU, what its operators were made to name."""
+    from intel_npu_acceleration_library.backend import npu_available
+
+    said = f"npu_available() says {npu_available()}"
+    if device == "NPU":
+        return Claim(
+            ("NPU",) if npu_available() else ("CPU",), f"{said}; the linear layers are compiled for it."
+        )
+    return Claim((device,), f"{said}; the operators are compiled for the {device}.")
 
 
 def _use_device(device: str) -> None:

@@ -8,6 +8,7 @@ turns and rewound to the common prefix, as long as the sampling options stay the
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from engines.engine import (
 from engines.protocol import (
     Availability,
     Build,
+    Claim,
     DeviceStatus,
     EngineSpec,
     GenerationRequest,
@@ -82,6 +84,12 @@ _NEVER_END = '{"model": {"eos_token_id": [2147483647]}}'
 """The library ends a sequence for good at an id of the model's; where to stop is the token loop's decision."""
 
 
+_TELL_PLACEMENT = '{"model": {"decoder": {"session_options": {"log_severity_level": 0}}}}'
+"""ONNX Runtime says on stderr which provider each node has gone to, at this level; while it runs it stays silent."""
+_PLACED = re.compile(r"odes?(?:\(s\))? placed on \[(\w+)\]\. Number of nodes: (\d+)")
+_DEVICE_OF = {"CPUExecutionProvider": "CPU", "DmlExecutionProvider": "DML", "CUDAExecutionProvider": "CUDA"}
+
+
 class ONNXRuntimeGenAIEngine(Engine):
     spec = SPEC
 
@@ -113,6 +121,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
         from engines.toolkit import library_errors, model_config, process_facts
+        from engines.toolkit.overhearing import overhearing
 
         folder = model.folder
         device = _require_device(target.device)
@@ -124,13 +133,16 @@ class ONNXRuntimeGenAIEngine(Engine):
 
         on_progress(Progress("load", f"Loading onto {target.device}"))
         started = time.perf_counter()
+        heard: list[str] = []
         try:
             config = onnxruntime_genai.Config(str(folder))
             config.overlay(_NEVER_END)
+            config.overlay(_TELL_PLACEMENT)
             config.clear_providers()
             if target.device in _PROVIDERS:
                 config.append_provider(_PROVIDERS[target.device])
-            self._model = onnxruntime_genai.Model(config)
+            with overhearing(heard, 2):
+                self._model = onnxruntime_genai.Model(config)
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
@@ -151,7 +163,10 @@ class ONNXRuntimeGenAIEngine(Engine):
                 f"ONNX Runtime GenAI loaded the model on {self._model.device_type}, not on {target.device}.",
                 _INSTALL.get(target.device),
             )
-        return LoadReport(f"{target.device} ({device.title})", self._context, compile_s, details)
+        claim = claim_heard(heard[0]) or Claim(
+            (target.device,), f"The model's device type is {self._model.device_type}."
+        )
+        return LoadReport(f"{target.device} ({device.title})", self._context, compile_s, details, claim)
 
     def generate(
         self,
@@ -241,6 +256,19 @@ class ONNXRuntimeGenAIEngine(Engine):
 
     def _forget(self) -> None:
         self._generator, self._capacity, self._kept = None, 0, []
+
+
+def claim_heard(text: str) -> Claim | None:
+    """The device that computes most nodes of the graph, from ONNX Runtime's log; None where it does not say."""
+    nodes: dict[str, int] = {}
+    for provider, count in _PLACED.findall(text):
+        nodes[provider] = nodes.get(provider, 0) + int(count)
+    if not nodes:
+        return None
+    ranked = sorted(nodes, key=lambda provider: -nodes[provider])
+    said = ", ".join(f"{nodes[provider]} on {provider}" for provider in ranked)
+    main = _DEVICE_OF.get(ranked[0], ranked[0].removesuffix("ExecutionProvider"))
+    return Claim((main,), f"ONNX Runtime's providers, by nodes of the graph: {said}.")
 
 
 def _search_options(request: GenerationRequest) -> dict[str, Any]:

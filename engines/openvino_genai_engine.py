@@ -110,6 +110,7 @@ class OpenVINOGenAIEngine(Engine):
                 f"OpenVINO GenAI cannot be loaded: {error}.", "pip install openvino-genai"
             ) from error
         from engines.toolkit import library_errors, model_config, openvino_devices
+        from engines.toolkit.overhearing import overhearing
 
         folder = model.folder
         openvino_devices.require_device(target.device, SPEC.devices)
@@ -119,18 +120,21 @@ class OpenVINOGenAIEngine(Engine):
         properties = device_properties(target.device, cache_dir)
         on_progress(Progress("compile", f"Compiling for {target.device}"))
         started = time.perf_counter()
+        heard: list[str] = []
         try:
-            if openvino_devices.family(target.device) == "NPU":
-                limits, self._prompt_limit, context = _npu_limits(context)
-                self._pipeline = openvino_genai.LLMPipeline(folder, target.device, **properties, **limits)
-            else:
-                self._switch = model_config.rope_switch(config)
-                limits = self._open_paged_or_stateful(openvino_genai, folder, target.device, properties)
+            with overhearing(heard, 1, openvino_devices.TELL_COMPILED):
+                if openvino_devices.family(target.device) == "NPU":
+                    limits, self._prompt_limit, context = _npu_limits(context)
+                    self._pipeline = openvino_genai.LLMPipeline(folder, target.device, **properties, **limits)
+                else:
+                    self._switch = model_config.rope_switch(config)
+                    limits = self._open_paged_or_stateful(openvino_genai, folder, target.device, properties)
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
         device, details = openvino_devices.describe(target.device, properties)
-        return LoadReport(device, context, compile_s, {**details, **_readable(limits)})
+        claim = openvino_devices.claim_heard(heard[0]) or openvino_devices.claim_of_stand_in(details)
+        return LoadReport(device, context, compile_s, {**details, **_readable(limits)}, claim)
 
     def _open_paged_or_stateful(
         self, genai: Any, folder: Path, device: str, properties: Mapping[str, Any]

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.engine import Engine, GenerationReport, LoadReport, OnProgress, OnToken, UnavailableError
-from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+from engines.protocol import (
+    Availability,
+    Claim,
+    EngineSpec,
+    GenerationRequest,
+    PreparedModel,
+    Progress,
+    Target,
+)
 from engines.toolkit.openvino_builds import BUILDS
 
 SPEC = EngineSpec(
@@ -113,7 +121,8 @@ class OptimumIntelEngine(Engine):
         self._switch = model_config.rope_switch(config)
         device, details = openvino_devices.describe(target.device, properties)
         details["stateful"] = bool(self._model.stateful)
-        return LoadReport(device, model_config.context_tokens(config), compile_s, details)
+        claim = _claim(self._model) or openvino_devices.claim_of_stand_in(details)
+        return LoadReport(device, model_config.context_tokens(config), compile_s, details, claim)
 
     def generate(
         self,
@@ -187,6 +196,16 @@ class OptimumIntelEngine(Engine):
         self._kept = kept[:keep]
         self._model._past_length = keep
         return True
+
+
+def _claim(model: Any) -> Claim | None:
+    """What the model's own compiled form says; None where this version of the library does not show it."""
+    from engines.toolkit.openvino_devices import execution_devices
+
+    try:
+        return execution_devices(model.request.get_compiled_model())
+    except (AttributeError, RuntimeError):
+        return None
 
 
 ENGINE = OptimumIntelEngine

@@ -76,6 +76,7 @@ class TransformersEngine(Engine):
         self, target: Target, model: PreparedModel, cache_dir: str, on_progress: OnProgress
     ) -> LoadReport:
         from engines.toolkit import library_errors, model_config, process_facts
+        from engines.toolkit.torch_decoding import claim_of_parameters
 
         for name, value in _WAIT_BRIEFLY.items():  # read once, when PyTorch is loaded
             os.environ.setdefault(name, value)
@@ -102,7 +103,8 @@ class TransformersEngine(Engine):
             "cpu_capability": torch.backends.cpu.get_cpu_capability() if self._device == "cpu" else None,
         }
         where = f"{str(self._model.device).upper()} ({device.title})"
-        return LoadReport(where, model_config.context_tokens(config), None, details)
+        claim = claim_of_parameters(self._model)
+        return LoadReport(where, model_config.context_tokens(config), None, details, claim)
 
     def generate(
         self,

@@ -52,8 +52,10 @@ def judge(requested: str, loaded: Loaded, cores: float | None, seen: DevicesSeen
     claim = loaded.claim or _told(loaded.device)
     evidence = [f"Asked for {requested}."]
     evidence.append(claim.evidence if claim else "The library does not say where it runs.")
-    observed = _observed(claim, cores, seen)
-    evidence += _sights(cores, seen)
+    observed: list[str] = []
+    if not _elsewhere(requested):
+        observed = _observed(claim, cores, seen)
+        evidence += _sights(cores, seen)
     badge, why = _badge(requested, claim, cores, seen)
     if why:
         evidence.append(why)
@@ -74,6 +76,11 @@ def family(device: str) -> str:
 def hardware(device: str) -> str | None:
     """CPU, GPU or NPU; None for what is none of them (a server)."""
     return _HARDWARE.get(family(device))
+
+
+def _elsewhere(requested: str) -> bool:
+    """Whether it is no device of this machine: a server's name."""
+    return hardware(requested) is None and family(requested) not in OWN_CHOICE
 
 
 def _told(device: str) -> Claim | None:
@@ -108,6 +115,8 @@ def _badge(
 ) -> tuple[str | None, str | None]:
     if claim is None:
         return None, None
+    if _elsewhere(requested):
+        return None, "It runs on a server, whose devices cannot be seen from here."
     other = [device for device in claim.devices if not _same(requested, device)]
     if other and family(requested) not in OWN_CHOICE:
         return CONTRADICTED, f"That is not what was asked for: {', '.join(other)} in place of {requested}."

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engines.engine import UnavailableError
-from engines.protocol import DeviceStatus
+from engines.protocol import Claim, DeviceStatus
 
 _MISSING = {
     "GPU": (
@@ -112,6 +113,43 @@ def describe(device: str, properties: Mapping[str, Any]) -> tuple[str, dict[str,
     if driver is not None:
         details["driver"] = str(driver)
     return ", ".join(names), details
+
+
+def execution_devices(compiled: Any) -> Claim:
+    """Where a compiled model says that it runs."""
+    devices = tuple(str(name).strip("()") for name in compiled.get_property("EXECUTION_DEVICES"))
+    return Claim(devices, f"EXECUTION_DEVICES of the compiled model: {', '.join(devices)}.")
+
+
+def claim_of_stand_in(details: Mapping[str, Any]) -> Claim:
+    """The same from `describe`, for a pipeline that does not show its compiled model."""
+    devices = tuple(details["execution_devices"])
+    return Claim(
+        devices,
+        f"EXECUTION_DEVICES of a small model compiled with the same properties: {', '.join(devices)}.",
+    )
+
+
+TELL_COMPILED = {"OPENVINO_LOG_LEVEL": "2"}
+"""From this level on OpenVINO GenAI prints the properties of each model it has compiled, on stdout. Its pipelines
+show their compiled models nowhere else."""
+
+
+def claim_heard(text: str) -> Claim | None:
+    """The devices of the language model in what OpenVINO GenAI has printed; None where it printed none.
+
+    A block per compiled model: `Model: NAME`, its properties, and last `EXECUTION_DEVICES:` with a line per device.
+    """
+    for block in re.split(r"^Model: ", text, flags=re.MULTILINE)[1:]:
+        title = block.partition("\n")[0].strip()
+        if "tokenizer" in title.lower():
+            continue
+        last = re.search(r"^EXECUTION_DEVICES:\n((?: \S+: .*\n?)+)", block, re.MULTILINE)
+        names = re.findall(r"^ (\S+): ", last.group(1), re.MULTILINE) if last else []
+        devices = tuple(dict.fromkeys(name.strip("()") for name in names))
+        if devices:
+            return Claim(devices, f"EXECUTION_DEVICES of the compiled “{title}”: {', '.join(devices)}.")
+    return None
 
 
 def _full_name(core: Any, device: str) -> str | None:

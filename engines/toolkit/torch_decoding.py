@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from engines.engine import OnToken, OutputError
-from engines.protocol import GenerationRequest
+from engines.protocol import Claim, GenerationRequest
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,20 @@ def decode(
         full = count == request.max_new_tokens or (context is not None and len(ids) >= context)
         if not on_token(token_id) or stopped or full:
             return
+
+
+def claim_of_parameters(model: torch.nn.Module) -> Claim | None:
+    """Where a model's weights are: the devices of its parameters, the one that holds most first."""
+    held: dict[str, int] = {}
+    for parameter in model.parameters():
+        name = str(parameter.device)
+        held[name] = held.get(name, 0) + parameter.numel()
+    total = sum(held.values())
+    if not total:
+        return None
+    ranked = sorted(held, key=lambda name: -held[name])
+    said = ", ".join(f"{held[name] / total:.0%} on {name}" for name in ranked)
+    return Claim(tuple(ranked), f"Devices of the model's parameters: {said}.")
 
 
 class TokenChooser:

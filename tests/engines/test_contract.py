@@ -74,6 +74,21 @@ def test_it_says_where_it_runs(manager, target):
         assert lease.loaded.context_tokens
         assert lease.loaded.warmup_s > 0
         assert manager.specs[target.engine].environment != "main" or lease.loaded.versions[target.engine]
+        assert lease.loaded.claim.devices
+        assert lease.loaded.claim.evidence
+        assert lease.observed is None
+
+
+def test_where_it_ran_is_proven(manager, target):
+    """Here every device is the processor, and it is seen at work."""
+    with manager.lease(target) as lease:
+        lease.generate(next(_run_ids), ask("Hello!", max_new_tokens=150, ignore_eos=True), lambda event: None)
+        placement = lease.observed.placement
+    assert placement.requested == target.device
+    assert placement.badge == "proven", placement
+    if target.device in ("CPU", "AUTO"):
+        assert (placement.claimed.upper(), placement.observed) == ("CPU", "CPU")
+    assert lease.loaded.claim.evidence in placement.evidence
 
 
 def test_it_streams_and_stops_at_the_end_of_the_reply(manager, target, generate):

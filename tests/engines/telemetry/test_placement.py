@@ -62,7 +62,8 @@ BUSY_CPU, WAITING = 1.9, 0.05
         ("NPU", loaded("NPU"), BUSY_CPU, seen(present=NO_NPU), "contradicted", "CPU"),
         ("CPU", loaded("CPU (AMD EPYC, 9 cores)"), BUSY_CPU, seen(), "proven", "CPU"),
         ("AUTO", loaded("GPU (Arc), CPU (Core Ultra)"), 0.3, seen(GPU=0.4), "proven", "GPU"),
-        ("REMOTE", loaded("REMOTE"), 0.0, seen(), "claimed", None),
+        ("LM Studio", loaded("127.0.0.1:1234"), 0.01, seen(), None, None),  # a server
+        ("NAME", loaded("http://[::1]:80/v1"), 0.5, seen(present=NO_NPU), None, None),
         ("CPU", loaded(""), BUSY_CPU, seen(), None, "CPU"),
     ],
 )
