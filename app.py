@@ -31,6 +31,7 @@ from storage.store import Store, StoreError
 from ui.arena import Arena
 from ui.chat.turns import TurnError, Turns
 from ui.cli import doctor, history, models, run, setup
+from ui.cli.terminal import harmless_output
 from ui.share.hosts import is_loopback
 from ui.share.logins import PasswordError
 from ui.share.settings import add_options, make_door, read_settings, unused_options
@@ -239,6 +240,11 @@ def _make_command(**options: Any) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    with harmless_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a reply
         with contextlib.suppress(AttributeError, OSError):
             stream.reconfigure(errors="replace")

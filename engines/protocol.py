@@ -176,6 +176,8 @@ class Message:
     role: str
     """`system`, `user` or `assistant`."""
     content: str
+    reasoning: str | None = None
+    """What the assistant thought before it said so; the chat template decides whether the model sees it again."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,12 @@ class GenerationRequest:
     presence_penalty: float | None = None
     prompt_tokens: int | None = None
     """Cut the last message so that the whole prompt is exactly so many token ids: for measuring."""
+    reply_ids: tuple[int, ...] = ()
+    """Token ids of the reply that is carried on, where they are known: better than its text."""
+    thinking: bool | None = None
+    """Think before answering, or not, where the chat template knows a switch; None: as it does by itself."""
+    asked_at: float | None = None
+    """When the prompt was sent, seconds since the epoch: the clock of chat templates that write the date."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +267,13 @@ class RunMetrics:
     server's own token times)."""
     server: Mapping[str, Any] | None = None
     """What a server itself says about this run: its counts and durations, in its own words."""
+    reasoning_tokens: int | None = None
+    """Of the output tokens, those of the thought; what is neither thought nor answer is markup."""
+    answer_tokens: int | None = None
+    first_reasoning_s: float | None = None
+    """From start to the first token of the thought; None: there was none."""
+    first_answer_s: float | None = None
+    """From start to the first token of the answer; None: there was none."""
     total_s: float | None = None
     load_s: float | None = None
     """Process start to model loaded, without warm-up; of the worker that ran this."""
@@ -271,6 +286,22 @@ class RunMetrics:
         """Time to first token: tokenisation, template and prefill included. Of pieces: to the first of them."""
         offsets = self.token_offsets_s or self.piece_offsets_s
         return offsets[0] if offsets else None
+
+    @property
+    def thought_s(self) -> float | None:
+        """From the first token of the thought to the first of the answer, or to the last where no answer came."""
+        if self.first_reasoning_s is None:
+            return None
+        end = self.first_answer_s
+        if end is None or end < self.first_reasoning_s:
+            end = self.token_offsets_s[-1] if self.token_offsets_s else None
+        return None if end is None else end - self.first_reasoning_s
+
+    @property
+    def answer_s(self) -> float | None:
+        """From start to the last token of a reply that has an answer: what a thinking model's rate does not tell."""
+        offsets = self.token_offsets_s or self.piece_offsets_s
+        return offsets[-1] if offsets and self.answer_tokens != 0 else None
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -428,6 +459,8 @@ class Prompted:
     run_id: str
     prompt_tokens: int | None
     prompt_sha256: str | None
+    note: str | None = None
+    """What the chat template could not take as it was written, and what was done about it."""
 
 
 @dataclass(frozen=True)
@@ -438,7 +471,10 @@ class Token:
     token_id: int | None
     """None: a piece of text from elsewhere, whose tokens nobody here has seen."""
     text: str
+    """Of the answer; marks are nobody's text."""
     offset_s: float
+    thought: str = ""
+    """Of the thought before the answer."""
 
 
 @dataclass(frozen=True)
@@ -450,6 +486,8 @@ class Finished:
     metrics: RunMetrics
     warning: str | None = None
     """Something the person should know about this reply: degenerate output, a cut prompt."""
+    reasoning: str | None = None
+    """What the model thought before it answered; None: nothing, or it knows no marks for it."""
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,29 @@ def panels_from_one(db: Database) -> None:
         db.execute(step)
 
 
+@migrations(name="006_thoughts")
+def thoughts(db: Database) -> None:
+    """What a model thought before it answered, apart from the answer; and what was told about the prompt."""
+    for column in (
+        *("reasoning TEXT", "note TEXT", "reasoning_tokens INTEGER", "answer_tokens INTEGER"),
+        *("first_reasoning_us INTEGER", "first_answer_us INTEGER"),
+    ):
+        db.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+    _widen_run_metrics(
+        db,
+        "r.reasoning_tokens, r.answer_tokens, r.first_reasoning_us / 1e6 AS first_reasoning_s, "
+        "r.first_answer_us / 1e6 AS first_answer_s, "
+        "CASE WHEN coalesce(r.answer_tokens, 1) > 0 THEN r.last_token_us / 1e6 END AS answer_s",
+    )
+
+
+def _widen_run_metrics(db: Database, columns: str) -> None:
+    """Add columns to the view `run_metrics`, whatever it has by now."""
+    (sql,) = db.execute("SELECT sql FROM sqlite_master WHERE name = 'run_metrics'").fetchone()
+    db.execute("DROP VIEW run_metrics")
+    db.execute(sql.replace("\nFROM runs r\n", f",\n    {columns}\nFROM runs r\n", 1))
+
+
 @migrations(name="007_disturbance_and_placement")
 def disturbance_and_placement(db: Database) -> None:
     """Stamps decided when a run ends, with their numbers, and where it really ran.

@@ -61,11 +61,12 @@ def chat(db: Database, conversation_id: str) -> list[TurnMemo]:
     }
     for row in rows(
         db,
-        "SELECT r.id, turn_id, panel, attempt, status, text, r.exact FROM runs r "
+        "SELECT r.id, turn_id, panel, attempt, status, text, reasoning, r.exact FROM runs r "
         "JOIN turns t ON t.id = r.turn_id WHERE t.conversation_id = ?",
         [conversation_id],
     ):
-        memo = RunMemo(row["panel"], row["attempt"], row["status"], restored(row, "text"))
+        texts = restored(row, "text"), restored(row, "reasoning")
+        memo = RunMemo(row["panel"], row["attempt"], row["status"], *texts)
         turns[row["turn_id"]].runs[row["id"]] = memo
     return list(turns.values())
 

@@ -15,6 +15,7 @@ class RunMemo:
     attempt: int
     status: str = "running"
     text: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass
@@ -47,10 +48,11 @@ class ChatMemory:
             if turn_id in self._turns:
                 self._turns[turn_id].runs[run_id] = self._runs[run_id] = run
 
-    def set_run(self, run_id: str, text: str, status: str) -> None:
+    def set_run(self, run_id: str, text: str, reasoning: str | None, status: str) -> None:
         with self._lock:
-            if run_id in self._runs and self._runs[run_id].status == "running":
-                self._runs[run_id].text, self._runs[run_id].status = text, status
+            run = self._runs.get(run_id)
+            if run is not None and run.status == "running":
+                run.text, run.reasoning, run.status = text, reasoning, status
 
     def turns(self, conversation_id: str) -> tuple[TurnMemo, ...]:
         """The turns of a conversation, as they are now."""

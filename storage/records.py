@@ -34,7 +34,7 @@ class Run:
     started_at: str
     finished_at: str | None
     text: str | None
-    """None when nothing came, or when text is not kept."""
+    """The answer; None when nothing came, or when text is not kept."""
     finish_reason: str | None
     warning: str | None
     error_kind: str | None
@@ -50,6 +50,10 @@ class Run:
     environment_id: str | None
     revision: str | None
     recipe_sha256: str | None
+    reasoning: str | None = None
+    """What the model thought before its answer."""
+    note: str | None = None
+    """What the person was told about the prompt: what the chat template could not take as it was written."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,10 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
             piece_offsets_s=unpack_offsets(row["piece_offsets"]),
             clock=row["clock"] or "worker",
             server=json.loads(row["server"]) if row["server"] else None,
+            reasoning_tokens=row["reasoning_tokens"],
+            answer_tokens=row["answer_tokens"],
+            first_reasoning_s=_seconds(row["first_reasoning_us"]),
+            first_answer_s=_seconds(row["first_answer_us"]),
             total_s=row["total_s"],
             load_s=row["load_s"],
             compile_s=row["compile_s"],
@@ -233,7 +241,13 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
         environment_id=row["environment_id"],
         revision=row["revision"],
         recipe_sha256=row["recipe_sha256"],
+        reasoning=restored(row, "reasoning"),
+        note=row["note"],
     )
+
+
+def _seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1e6
 
 
 def turn_from_row(row: Mapping[str, Any], runs: tuple[Run, ...], vote: Vote | None) -> Turn:

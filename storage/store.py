@@ -189,16 +189,18 @@ class Store:
 
         self._recorder.write(write)
 
-    def save_partial(self, run_id: str, text: str, token_offsets_s: Sequence[float]) -> None:
+    def save_partial(
+        self, run_id: str, text: str, token_offsets_s: Sequence[float], reasoning: str | None = None
+    ) -> None:
         """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
-        self._memory.set_run(run_id, text, "running")
-        columns = {"text": text, **_offset_columns(token_offsets_s)}
+        self._memory.set_run(run_id, text, reasoning, "running")
+        columns = {"text": text, "reasoning": reasoning or None, **_offset_columns(token_offsets_s)}
         columns["output_tokens"] = len(token_offsets_s) or None  # pieces from elsewhere are no tokens
         self._recorder.write(
             lambda db: _update_run(db, run_id, columns, "status = 'running'"),
             key=run_id,
             replaces=run_id,
-            size=len(text),
+            size=len(text) + len(reasoning or ""),
         )
 
     def finish_run(
@@ -210,22 +212,31 @@ class Store:
         metrics: RunMetrics,
         felt_ttft_s: float | None,
         observed: Observed | None = None,
+        reasoning: str | None = None,
+        note: str | None = None,
     ) -> None:
         """The run has ended, one way or another: `text` and `metrics` are what there is by now.
 
-        `observed`: under which conditions it ran, and where; None when it never came to generating.
+        `observed`: under which conditions it ran, and where; None when it never came to generating. `reasoning`: what
+        was thought before the answer; `note`: what the person was told about the prompt.
         """
         columns = {
             "finished_at": now(),
             "writer": None,
             "text": text or None,
+            "reasoning": reasoning or None,
+            "note": readable(note),
             "felt_ttft_s": felt_ttft_s,
             **_outcome_columns(outcome),
             **_metric_columns(metrics),
             **observed_columns(observed),
         }
-        self._memory.set_run(run_id, text, columns["status"])
-        self._recorder.write(lambda db: _update_run(db, run_id, columns), replaces=run_id, size=len(text))
+        self._memory.set_run(run_id, text, reasoning, columns["status"])
+        self._recorder.write(
+            lambda db: _update_run(db, run_id, columns),
+            replaces=run_id,
+            size=len(text) + len(reasoning or ""),
+        )
         self._mine.discard(run_id)
 
     def mark_interrupted(self) -> int:
@@ -275,7 +286,8 @@ class Store:
             attempts = [run for run in turn.runs.values() if run.panel == panel]
             latest = max(attempts, key=lambda run: run.attempt, default=None)
             if latest is not None and latest.text and latest.status != "running":
-                messages += [Message("user", turn.prompt), Message("assistant", latest.text)]
+                reply = Message("assistant", latest.text, latest.reasoning or None)
+                messages += [Message("user", turn.prompt), reply]
         return tuple(messages)
 
     def conversation(self, conversation_id: str) -> Conversation | None:
@@ -470,6 +482,10 @@ def _metric_columns(metrics: RunMetrics) -> dict[str, Any]:
         "cached_prompt_tokens": metrics.cached_prompt_tokens,
         "output_tokens": metrics.output_tokens,
         "prompt_sha256": metrics.prompt_sha256,
+        "reasoning_tokens": metrics.reasoning_tokens,
+        "answer_tokens": metrics.answer_tokens,
+        "first_reasoning_us": _microseconds(metrics.first_reasoning_s),
+        "first_answer_us": _microseconds(metrics.first_answer_s),
         "total_s": metrics.total_s,
         "load_s": metrics.load_s,
         "compile_s": metrics.compile_s,
@@ -490,6 +506,10 @@ def _piece_columns(metrics: RunMetrics) -> dict[str, Any]:
     packed = pack_offsets(metrics.piece_offsets_s)
     offsets_us = unpack_offsets_us(packed)
     return {"piece_offsets": packed, "first_token_us": offsets_us[0], "last_token_us": offsets_us[-1]}
+
+
+def _microseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1e6)
 
 
 def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
@@ -513,10 +533,11 @@ def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
 
 
 def _update_run(db: Database, run_id: str, columns: dict[str, Any], condition: str = "1") -> None:
-    columns = {**columns, "text": readable(columns["text"]), "exact": exact(text=columns["text"])}
+    texts = {name: columns[name] for name in ("text", "reasoning")}
+    columns = {**columns, **{name: readable(text) for name, text in texts.items()}, "exact": exact(**texts)}
     # A hash of a short prompt can be guessed back, a log may quote it.
     columns = _kept(
-        db, columns, "text", "exact", "prompt_sha256", "error_details", owner=_owner_of_run(db, run_id)
+        db, columns, *texts, "exact", "prompt_sha256", "error_details", owner=_owner_of_run(db, run_id)
     )
     assignments = ", ".join(f"{name} = ?" for name in columns)
     db.execute(f"UPDATE runs SET {assignments} WHERE id = ? AND {condition}", [*columns.values(), run_id])

@@ -1,28 +1,30 @@
 """From chat messages to token ids, and from token ids back to text, the same way for every engine.
 
-Runs in the worker. One tokenizer (the model's own tokenizer.json through the `tokenizers` library) and one
-template renderer (Jinja2, set up as transformers does) serve all engines, so equal prompts are equal tokens by
-construction, and no engine's tokenizer start-up or template quirks enter the comparison. Text typed by a person
-is never a control token: a user who writes `<|end|>` gets those seven characters, not an end of turn.
+Runs in the worker. One tokenizer and one template renderer, both as transformers has them (tokenization.py,
+chat_template.py), serve all engines, so equal prompts are equal tokens by construction, and no engine's tokenizer
+start-up or template quirks enter the comparison. Text typed by a person is never a control token: a user who writes
+`<|end|>` gets those seven characters, not an end of turn. To carry a reply on is: the prompt that asked for it, then
+the reply's own tokens; a reply is never looked for in rendered text.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engines.engine import ModelError, PromptError
-from engines.protocol import Message
+from engines.engine import PromptError
+from engines.protocol import GenerationRequest, Message
 from engines.toolkit.model_config import genai_stop_ids
+from engines.toolkit.thoughts import Marks, find_marks
+from engines.worker.chat_template import Arranged, ChatTemplate
+from engines.worker.tokenization import control_tokens, read_json, read_tokenization
 
-_PRIVATE_USE = range(0xE000, 0xF8FF)
+_PRIVATE_USE = range(0xE000, 0xF000)
 _LONGEST_PENDING = 8
 """Tokens held back at most for an unfinished character; UTF-8 needs four bytes, so four byte tokens."""
 
@@ -32,19 +34,17 @@ def prompt_sha256(token_ids: Sequence[int]) -> str:
     return hashlib.sha256(struct.pack(f"<{len(token_ids)}I", *token_ids)).hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path.name} in {path.parent} cannot be read: {error}") from error
-    return content if isinstance(content, dict) else {}
+@dataclass(frozen=True)
+class Prompt:
+    """A request's prompt, ready for an engine."""
 
-
-def _as_text(token: Any) -> str | None:
-    """Special tokens are written as text or as {"content": …}."""
-    return token.get("content") if isinstance(token, dict) else token
+    ids: list[int]
+    text: str
+    """What the reply follows, without the reply that is carried on."""
+    replied: tuple[int, ...] = ()
+    """The last of `ids`: the reply that is carried on."""
+    notes: tuple[str, ...] = ()
+    """What the person should know about it."""
 
 
 class PromptEncoder:
@@ -53,62 +53,68 @@ class PromptEncoder:
     Raises ModelError when the folder has no usable tokenizer.json.
     """
 
-    def __init__(self, folder: str | Path):
-        from tokenizers import Tokenizer
-
+    def __init__(self, folder: str | Path, kept: Path | None = None):
+        """`kept`: folder for what is worth keeping from one start to the next."""
         folder = Path(folder)
-        if not (folder / "tokenizer.json").is_file():
-            raise ModelError(
-                f"{folder} has no tokenizer.json",
-                "Get the model again, or choose one that ships a fast tokenizer.",
-            )
-        try:
-            self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        except Exception as error:
-            raise ModelError(f"tokenizer.json in {folder} cannot be read: {error}") from error
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self._config = _read_json(folder / "tokenizer_config.json")
-        self._special = sorted(
-            (
-                t.content
-                for t in self.tokenizer.get_added_tokens_decoder().values()
-                if t.special and t.content
-            ),
-            key=len,
-            reverse=True,
+        found = read_tokenization(folder, kept)
+        self.tokenizer = found.tokenizer
+        self._special = sorted(control_tokens(self.tokenizer), key=len, reverse=True)
+        self._template = (
+            None if found.template is None else ChatTemplate(found.template, found.special_tokens)
         )
-        self._template = _compile(_template_source(folder, self._config))
+        self._eos = found.special_tokens.get("eos_token")
+        self.marks: Marks | None = find_marks(found.template, self._all_tokens())
+        """How the model marks its thoughts; None: it knows no marks."""
         self.stop_ids = frozenset(self._stop_ids(folder))
+
+    def _all_tokens(self) -> Iterator[str]:
+        return (token.content for token in self.tokenizer.get_added_tokens_decoder().values())
 
     def _stop_ids(self, folder: Path) -> Iterable[int]:
         for name in ("generation_config.json", "config.json"):
-            ids = _read_json(folder / name).get("eos_token_id")
+            ids = read_json(folder / name).get("eos_token_id")
             yield from ids if isinstance(ids, list) else [] if ids is None else [ids]
         yield from genai_stop_ids(folder)
-        eos = _as_text(self._config.get("eos_token"))
-        eos_id = self.tokenizer.token_to_id(eos) if eos else None
+        eos_id = self.tokenizer.token_to_id(self._eos) if self._eos else None
         if eos_id is not None:
             yield eos_id
 
-    def encode(self, messages: Sequence[Message], continue_reply: bool = False) -> list[int]:
-        """Token ids of the chat, ending where the assistant's reply begins (or goes on); shape (prompt_tokens,).
+    @property
+    def thinking_switch(self) -> str | None:
+        """What the chat template calls its switch for thinking; None: it has none."""
+        return self._template.thinking_switch if self._template else None
 
-        Raises PromptError when there is nothing to answer.
-        """
-        if not any(m.content.strip() for m in messages if m.role == "user"):
+    def encode(self, messages: Sequence[Message], continue_reply: bool = False) -> list[int]:
+        """Token ids of the chat, ending where the assistant's reply begins (or goes on); shape (prompt_tokens,)."""
+        return self.prepare(GenerationRequest(tuple(messages), continue_reply=continue_reply)).ids
+
+    def prepare(self, request: GenerationRequest) -> Prompt:
+        """The prompt of a request; raises PromptError when there is nothing to answer."""
+        if request.raw_prompt is not None:
+            return Prompt(self.encode_raw(request.raw_prompt), request.raw_prompt)
+        if request.prompt_tokens is not None:
+            text = self._arrange(request.messages, request).text
+            return Prompt(self.encode_exactly(request.messages, request.prompt_tokens), text)
+        if not any(m.content.strip() for m in request.messages if m.role == "user"):
             raise PromptError("The prompt is empty.", "Type something first.")
-        messages = [replace(m, content=_without_surrogates(m.content)) for m in messages]
-        if not any(token in m.content for m in messages for token in self._special):
-            return self.tokenizer.encode(self.render(messages, continue_reply), add_special_tokens=False).ids
-        return self._encode_guarded(messages, continue_reply)
+        messages = [_without_surrogates(message) for message in request.messages]
+        reply = messages.pop() if request.continue_reply and messages[-1].role == "assistant" else None
+        arranged = self._arrange(messages, request)
+        ids = self._encode_chat(arranged, request)
+        if reply is None:
+            return Prompt(ids, arranged.text, notes=arranged.notes)
+        if request.reply_ids:
+            replied = list(request.reply_ids)
+        else:
+            replied = self._reply_ids(ids, arranged.text, self._as_written(reply, arranged.text))
+        return Prompt(ids + replied, arranged.text, tuple(replied), arranged.notes)
 
     def encode_raw(self, text: str) -> list[int]:
         """Token ids of a text as it is, by the tokenizer's own rules: whoever writes control tokens means them.
 
         Raises PromptError when there is nothing to carry on.
         """
-        ids: list[int] = self.tokenizer.encode(_without_surrogates(text)).ids
+        ids: list[int] = self.tokenizer.encode(_clean(text)).ids
         if not ids:
             raise PromptError("The prompt is empty.", "Type something first.")
         return ids
@@ -135,104 +141,125 @@ class PromptEncoder:
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of a bare text, without a template; shape (tokens,)."""
-        ids: list[int] = self.tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
+        ids: list[int] = self.tokenizer.encode(_clean(text), add_special_tokens=False).ids
         return ids
 
     def render(self, messages: Sequence[Message], continue_reply: bool = False) -> str:
-        """The chat as one text, by the model's template."""
+        """The chat as one text, by the model's template, with the reply that is carried on at its end."""
+        request = GenerationRequest(tuple(messages), continue_reply=continue_reply)
+        asked = list(messages[:-1] if continue_reply else messages)
+        text = self._arrange(asked, request).text
+        return text + self._as_written(messages[-1], text) if continue_reply else text
+
+    def _arrange(self, messages: Sequence[Message], request: GenerationRequest) -> Arranged:
         if self._template is None:
-            return "\n".join(m.content for m in messages)
-        text = self._render(messages, add_generation_prompt=not continue_reply)
-        if continue_reply:
-            reply = messages[-1].content.rstrip()
-            text = text[: text.rindex(reply) + len(reply)] if reply in text else text
-        return text
+            return Arranged(tuple(messages), "\n".join(m.content for m in messages))
+        return self._template.arrange(messages, request.thinking, request.asked_at)
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        import jinja2
+    def _encode_chat(self, arranged: Arranged, request: GenerationRequest) -> list[int]:
+        typed = [text for m in arranged.messages for text in (m.content, m.reasoning or "")]
+        if not any(token in text for text in typed for token in self._special):
+            return self._encode(arranged.text).ids
+        return self._encode_guarded(arranged, request)
 
-        values = {
-            name: _as_text(value) for name, value in self._config.items() if name.endswith("_token") and value
-        }
-        chat = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            return self._template.render(messages=chat, add_generation_prompt=add_generation_prompt, **values)
-        except jinja2.TemplateError as error:
-            if chat[0]["role"] != "system":
-                raise PromptError(f"The model's chat template refuses this chat: {error}") from error
-        # Some templates (Gemma's, Mistral's first) know no system role; its text then opens the first message.
-        first = Message("user", f"{chat[0]['content']}\n\n{chat[1]['content']}")
-        return self._render([first, *messages[2:]], add_generation_prompt)
+    def _encode(self, text: str) -> Any:
+        """As transformers does: a template writes its own special tokens, without one there are default ones."""
+        return self.tokenizer.encode(text, add_special_tokens=self._template is None)
 
-    def _encode_guarded(self, messages: Sequence[Message], continue_reply: bool) -> list[int]:
+    # --- control tokens typed by a person --------------------------------------------------------------------
+
+    def _encode_guarded(self, arranged: Arranged, request: GenerationRequest) -> list[int]:
         """Encode a chat whose texts spell control tokens.
 
         A guard character, used nowhere else, breaks each spelling apart; after encoding, the guard's own
         tokens are taken out again. What remains decodes to exactly what was typed.
         """
-        typed = "".join(m.content for m in messages)
-        for guard in (chr(code) for code in _PRIVATE_USE if chr(code) not in typed):
-            guarded = [replace(m, content=self._break_apart(m.content, guard)) for m in messages]
-            text = self.render(guarded, continue_reply)
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
-            kept = []
-            for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                span = text[start:end]
-                if guard not in span:
-                    kept.append(token_id)
-                elif span != guard:
-                    break  # merged with its neighbour: try another guard
-            else:
-                return kept
+        for guard in _guards("".join(m.content + (m.reasoning or "") for m in arranged.messages)):
+            guarded = [
+                replace(
+                    m,
+                    content=self._break_apart(m.content, guard),
+                    reasoning=m.reasoning and self._break_apart(m.reasoning, guard),
+                )
+                for m in arranged.messages
+            ]
+            ids = self._without_guard(self._render_as_arranged(guarded, request), guard)
+            if ids is not None:
+                return ids
         raise PromptError(
             "The prompt spells control tokens in a way this tokenizer cannot take as plain text."
         )
+
+    def _render_as_arranged(self, messages: Sequence[Message], request: GenerationRequest) -> str:
+        if self._template is None:
+            return "\n".join(m.content for m in messages)
+        return self._template.render(messages, request.thinking, request.asked_at)
+
+    def _without_guard(self, text: str, guard: str) -> list[int] | None:
+        """Ids of a text without those of the guard in it; None when it merged with its neighbour."""
+        encoding = self._encode(text)
+        kept = []
+        for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            span = text[start:end]
+            if guard not in span:
+                kept.append(token_id)
+            elif span != guard:
+                return None
+        return kept
 
     def _break_apart(self, text: str, guard: str) -> str:
         for token in self._special:
             text = text.replace(token, token[0] + guard + token[1:])
         return text
 
+    # --- a reply that is carried on --------------------------------------------------------------------------
 
-def _without_surrogates(text: str) -> str:
+    def _as_written(self, reply: Message, prompt: str) -> str:
+        """The reply's text with its thought before it, marked as the model would."""
+        if not reply.reasoning or self.marks is None:
+            return reply.content
+        if self.marks.channels:
+            thought = f"<|channel|>analysis<|message|>{reply.reasoning}"
+            after = "<|end|><|start|>assistant<|channel|>final<|message|>"
+            return thought + (after + reply.content if reply.content else "")
+        opening, closing = self.marks.opens[0], self.marks.closes[0]
+        opened = "" if prompt.rstrip().endswith(self.marks.opens) else f"{opening}\n"
+        return opened + reply.reasoning + (f"\n{closing}\n\n{reply.content}" if reply.content else "")
+
+    def _reply_ids(self, prompt_ids: list[int], prompt: str, reply: str) -> list[int]:
+        """Ids of a reply of which only the text is known, such that the prompt's ids before it stay as they are."""
+        typed = next(_guards(prompt + reply))
+        marks = self.marks.spellings if self.marks else ()
+        special = [token for token in self._special if token not in marks]
+        if not any(token in reply for token in special):
+            whole = self._encode(prompt + reply).ids
+            if whole[: len(prompt_ids)] == prompt_ids:
+                return whole[len(prompt_ids) :]
+        for token in special:
+            reply = reply.replace(token, token[0] + typed + token[1:])
+        for guard in _guards(prompt + reply):
+            # The guard keeps the reply's first letters from merging with the prompt's last ones.
+            text = guard + reply
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            spans = [text[start:end] for start, end in encoding.offsets]
+            if all(span in (guard, typed) or (guard not in span and typed not in span) for span in spans):
+                ids = zip(encoding.ids, spans, strict=True)
+                return [token_id for token_id, span in ids if guard not in span and typed not in span]
+        return self.tokenizer.encode(reply.replace(typed, ""), add_special_tokens=False).ids
+
+
+def _guards(text: str) -> Iterator[str]:
+    return (chr(code) for code in _PRIVATE_USE if chr(code) not in text)
+
+
+def _without_surrogates(message: Message) -> Message:
+    reasoning = message.reasoning and _clean(message.reasoning)
+    return replace(message, content=_clean(message.content), reasoning=reasoning)
+
+
+def _clean(text: str) -> str:
     """Lone surrogates cannot be encoded as UTF-8, hence not tokenised."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _template_source(folder: Path, config: dict[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    source = config.get("chat_template")
-    if isinstance(source, list):  # several named templates
-        named = {item.get("name"): item.get("template") for item in source}
-        return named.get("default")
-    return source
-
-
-def _compile(source: str | None) -> Any:
-    """Compile as transformers does (utils/chat_template_utils.py), so that every model's template works."""
-    if source is None:
-        return None
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, indent: int | None = None) -> str:
-        return json.dumps(value, ensure_ascii=False, indent=indent)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ModelError(f"The model's chat template cannot be read: {error}") from error
 
 
 @dataclass
@@ -257,6 +284,11 @@ class TextStream:
         if text.endswith("\ufffd") and len(self._ids) - self._given < _LONGEST_PENDING:
             return ""
         return self._give(text)
+
+    def note(self, token_id: int) -> None:
+        """Take an id whose text is somebody else's affair; call `finish` before."""
+        self._ids.append(token_id)
+        self._prefix = self._given = len(self._ids)
 
     def finish(self) -> str:
         """What is still held back, an incomplete character as U+FFFD."""

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from engines.engine import (
@@ -62,8 +63,11 @@ from engines.protocol import (
 from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.private_pipes import take_over_stdio
 from engines.toolkit.process_facts import memory_bytes
-from engines.worker.prompt import PromptEncoder, TextStream, prompt_sha256
+from engines.toolkit.thoughts import Kind
+from engines.worker.prompt import PromptEncoder, prompt_sha256
+from engines.worker.reading import ReplyReader
 from engines.worker.stops import StopFinder
+from engines.worker.tokenization import KEPT_FOLDER
 
 WARM_UP_PROMPT = "Say hello to everyone who is waiting for the first word."
 WARM_UP_TOKENS = 4
@@ -119,17 +123,41 @@ class Run:
         self.ids: list[int] = []
         """Empty where the tokens are made elsewhere."""
         self.texts: list[str] = []
+        """Of the answer."""
+        self.thoughts: list[str] = []
 
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
 
-    def take(self, token_id: int | None, text: str, offset_s: float) -> Token:
+    def take(self, token_id: int | None, text: str, offset_s: float, thought: str = "") -> Token:
         """Book one token, or one piece of text from elsewhere."""
         if token_id is not None:
             self.ids.append(token_id)
         self.offsets.append(offset_s)
+        self.take_rest(text, thought)
+        return Token(self.run_id, token_id, text, offset_s, thought)
+
+    def take_rest(self, text: str, thought: str) -> None:
+        """Book text that became certain with no token of its own."""
         self.texts.append(text)
-        return Token(self.run_id, token_id, text, offset_s)
+        self.thoughts.append(thought)
+
+    def finished(self, reason: str, metrics: RunMetrics, warning: str | None) -> Finished:
+        thought = "".join(self.thoughts)
+        return Finished(self.run_id, reason, "".join(self.texts), metrics, warning, thought or None)
+
+    def kind_figures(self, kinds: Sequence[Kind]) -> dict[str, Any]:
+        """How many tokens were thought and answer, and when each began; seconds."""
+
+        def first_s(kind: Kind) -> float | None:
+            return self.offsets[kinds.index(kind)] if kind in kinds else None
+
+        return {
+            "reasoning_tokens": kinds.count("thought"),
+            "answer_tokens": kinds.count("answer"),
+            "first_reasoning_s": first_s("thought"),
+            "first_answer_s": first_s("answer"),
+        }
 
 
 class Worker:
@@ -204,7 +232,8 @@ class Worker:
         engine = _engine_of(command.engine_module, command.settings)
         if isinstance(engine, Engine):
             engine.tuning = command.tuning
-            self._encoder = PromptEncoder(command.model.folder)
+            kept = Path(command.cache_dir).parent / KEPT_FOLDER
+            self._encoder = PromptEncoder(command.model.folder, kept)
             self._send(Progress("load", "Loading the model"))
         report = engine.load(command.target, command.model, command.cache_dir, self._send)
         load_s = time.perf_counter() - self._process_started
@@ -285,14 +314,15 @@ class Worker:
         )
         reason = "cancelled" if run.cancelled.is_set() else report.finish_reason or "stop"
         warning = report.warning or _warning(run, reason, None)
-        self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
+        self._send(run.finished(reason, metrics, warning))
 
     def _run(self, engine: Engine, run: Run) -> None:
-        prompt_ids = self._prompt_ids(run.request)
-        digest = prompt_sha256(prompt_ids)
+        prompt = self._encoder.prepare(run.request)
+        prompt_ids, digest = prompt.ids, prompt_sha256(prompt.ids)
         request, context_left = self._fit(prompt_ids, run.request)
-        self._send(Prompted(run.run_id, len(prompt_ids), digest))
-        stream = TextStream(self._encoder.tokenizer)
+        self._send(Prompted(run.run_id, len(prompt_ids), digest, " ".join(prompt.notes) or None))
+        marks = self._encoder.marks if request.raw_prompt is None else None
+        reader = ReplyReader(self._encoder.tokenizer, marks, prompt.text, prompt.replied)
         stops = StopFinder(request.stop)
         stop_ids = frozenset() if request.ignore_eos else self._encoder.stop_ids
 
@@ -306,7 +336,8 @@ class Worker:
                 run.finish_reason = "stop"
             if run.finish_reason is not None:
                 return False
-            self._send(run.take(token_id, stops.push(stream.push(token_id)), offset_s))
+            read = reader.push(token_id)
+            self._send(run.take(token_id, stops.push(read.answer), offset_s, read.thought))
             if stops.found:
                 run.finish_reason = "stop"
                 return False
@@ -323,7 +354,8 @@ class Worker:
             run.started += time.perf_counter() - before
             report = engine.generate(prompt_ids, request, stop_ids, on_token)
         total_s = run.elapsed_s()
-        run.texts.append(stops.push(stream.finish()) + stops.finish())
+        rest = reader.finish()
+        run.take_rest(stops.push(rest.answer) + stops.finish(), rest.thought)
         metrics = RunMetrics(
             prompt_tokens=len(prompt_ids),
             cached_prompt_tokens=report.cached_prompt_tokens if report else None,
@@ -335,17 +367,11 @@ class Worker:
             compile_s=self._loaded.compile_s,
             warmup_s=self._loaded.warmup_s,
             peak_rss_bytes=memory_bytes()[1],
+            **run.kind_figures(reader.kinds()),
         )
         reason = run.finish_reason or "length"
         warning = (report.warning if report else None) or _warning(run, reason, context_left)
-        self._send(Finished(run.run_id, reason, "".join(run.texts), metrics, warning))
-
-    def _prompt_ids(self, request: GenerationRequest) -> list[int]:
-        if request.prompt_tokens is not None:
-            return self._encoder.encode_exactly(request.messages, request.prompt_tokens)
-        if request.raw_prompt is not None:
-            return self._encoder.encode_raw(request.raw_prompt)
-        return self._encoder.encode(request.messages, request.continue_reply)
+        self._send(run.finished(reason, metrics, warning))
 
     def _score(self, command: Score, _received: float) -> None:
         if self._engine is None:
@@ -400,7 +426,11 @@ def _warning(run: Run, reason: str, context_left: int | None) -> str | None:
     if not run.offsets:
         return "The model ended its reply at once: there is no text."
     if not "".join(run.texts).strip() and not run.request.ignore_eos:
-        return "The reply holds no visible text."
+        if not "".join(run.thoughts).strip():
+            return "The reply holds no visible text."
+        if reason != "length":
+            return "The model thought and then ended its reply without an answer."
+        return "The token limit came while the model was still thinking: allow more new tokens, or continue."
     tail = run.ids[-_LOOP_WINDOW:]
     if len(tail) == _LOOP_WINDOW and len(set(tail)) <= 3:
         return "The reply goes round in circles; the numbers are right, the text is not."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from storage.exchange.harmless import for_terminal
 from storage.records import Conversation, Run, Turn
 
 
@@ -19,7 +20,8 @@ def conversation_markdown(conversation: Conversation) -> str:
     ]
     if conversation.imported_from:
         head.append(f"Imported from {conversation.imported_from}.")
-    return "\n".join([*head, "", *(_turn(turn, number) for number, turn in enumerate(conversation.turns, 1))])
+    turns = (_turn(turn, number) for number, turn in enumerate(conversation.turns, 1))
+    return for_terminal("\n".join([*head, "", *turns]))  # people look at Markdown with `cat`, too
 
 
 def _turn(turn: Turn, number: int) -> str:
@@ -51,10 +53,22 @@ def _vote(turn: Turn) -> str:
 def _run(run: Run) -> str:
     again = f", attempt {run.attempt}" if run.attempt > 1 else ""
     reply = run.text if run.text is not None else "*(no text)*"
-    lines = [f"### {run.target.spelling} · {run.target.model}{again}", "", reply, "", f"*{figures(run)}*"]
+    lines = [f"### {run.target.spelling} · {run.target.model}{again}", ""]
+    if run.reasoning:
+        lines += [f"*{thought(run)}:*", "", _quoted(run.reasoning), ""]
+    lines += [reply, "", f"*{figures(run)}*"]
+    if run.note:
+        lines.append(f"\n{run.note}")
     if run.error_message:
         lines.append(f"\n**{run.error_message}**{' ' + run.error_remedy if run.error_remedy else ''}")
     return "\n".join(lines)
+
+
+def thought(run: Run) -> str:
+    """`Thought for 12.3 s, 340 tokens`."""
+    seconds, tokens = run.metrics.thought_s, run.metrics.reasoning_tokens
+    lasted = f" for {seconds:.1f} s" if seconds is not None else ""
+    return f"Thought{lasted}" + (f", {tokens:,} tokens" if tokens else "")
 
 
 def figures(run: Run) -> str:
@@ -69,6 +83,8 @@ def figures(run: Run) -> str:
         parts.append(f"{metrics.output_tokens} tokens")
     if metrics.clock != "worker":
         parts.append("the server's own times" if metrics.clock == "server" else "times as they arrived here")
+    if metrics.first_reasoning_s is not None and metrics.answer_s is not None:
+        parts.append(f"answer finished after {metrics.answer_s:.2f} s")
     if metrics.peak_rss_bytes:
         parts.append(f"peak memory {metrics.peak_rss_bytes / 1e9:.2f} GB")
     if run.contended:

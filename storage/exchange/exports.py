@@ -19,6 +19,7 @@ from sqlite_utils import Database
 from storage.codec import unpack_offsets
 from storage.database import HistoryFile, StoreError, make_private
 from storage.exchange.documents import conversation_markdown
+from storage.exchange.harmless import for_spreadsheet
 from storage.exchange.parquet import write_parquet
 from storage.filters import of_conversation, of_run
 from storage.queries import rows
@@ -40,9 +41,11 @@ COLUMNS: dict[str, type] = {
     **dict.fromkeys(
         ("ttft_s", "felt_ttft_s", "prefill_tok_s", "decode_tok_s", "itl_median_s", "itl_p95_s"), float
     ),
+    **dict.fromkeys(("reasoning_tokens", "answer_tokens"), int),
+    **dict.fromkeys(("first_reasoning_s", "first_answer_s", "answer_s"), float),
     **dict.fromkeys(("total_s", "load_s", "compile_s", "warmup_s"), float),
     "peak_rss_bytes": int,
-    **dict.fromkeys(("prompt_sha256", "system_prompt", "prompt", "text"), str),
+    **dict.fromkeys(("prompt_sha256", "system_prompt", "prompt", "reasoning", "text", "note"), str),
     **dict.fromkeys(("clock", "via"), str),
 }
 """Columns of an exported selection: the figures of `run_metrics`, the vote on the turn, and the texts."""
@@ -54,7 +57,8 @@ def selection(db: Database, where: Filter) -> Iterator[dict[str, Any]]:
     run, run_values = of_run(where)
     cursor = db.execute(
         f"""
-        SELECT x.*, r.error_message, v.winner AS vote, t.system_prompt, t.prompt, r.text
+        SELECT x.*, r.error_message, v.winner AS vote, t.system_prompt, t.prompt, r.reasoning, r.text,
+            r.note
         FROM conversations c JOIN turns t ON t.conversation_id = c.id JOIN runs r ON r.turn_id = t.id
         JOIN run_metrics x ON x.n = r.n LEFT JOIN votes v ON v.turn_id = t.id
         WHERE {conversation} AND {run or "1"} ORDER BY r.id
@@ -177,13 +181,7 @@ def _count(written: Iterator[Any]) -> int:
 
 
 def _harmless(row: dict[str, Any]) -> dict[str, Any]:
-    """Text that a spreadsheet would run as a formula gets an apostrophe in front: models write all sorts."""
-    return {
-        name: f"'{value}"
-        if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        else value
-        for name, value in row.items()
-    }
+    return {name: for_spreadsheet(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 @contextmanager

@@ -59,6 +59,8 @@ class LiveTurn:
         self.conversation_id, self.turn_id = conversation_id, turn_id
         self.prompt, self.mode, self.settings = prompt, mode, settings
         self.gate: Gate = OPEN
+        self.asked_at = time.time()
+        """When it was sent, seconds since the epoch: the clock of every prompt made of it."""
         self.runs: tuple[LiveRun, ...] = ()
         """The latest run of each panel, in panel order."""
 

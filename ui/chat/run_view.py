@@ -40,6 +40,16 @@ class RunView:
     phase: str = "waiting"
     """`waiting`, `preparing`, `loading`, `prefill`, `running`, `finished`, `stopped`, `failed`."""
     text: str = ""
+    """The answer."""
+    reasoning: str = ""
+    """What the model thought before it."""
+    reasoning_tokens: int | None = None
+    """None: nobody here can tell thought from answer."""
+    answer_tokens: int | None = None
+    first_reasoning_s: float | None = None
+    first_answer_s: float | None = None
+    note: str | None = None
+    """What the chat template could not take as it was written, and what was done about it."""
     progress: Progress | None = None
     tokens: int | None = 0
     """None: text comes in pieces from elsewhere, and how many tokens they are is not known (yet)."""
@@ -88,6 +98,21 @@ class RunView:
     def done(self) -> bool:
         return self.phase in DONE_PHASES
 
+    @property
+    def thinking(self) -> bool:
+        """Whether what is being written just now is the thought."""
+        return not self.done and bool(self.reasoning) and not self.text
+
+    @property
+    def thought_s(self) -> float | None:
+        """How long the model thought, or has been thinking; of a logged or finished run as the metrics say."""
+        if self.metrics is not None:
+            return self.metrics.thought_s
+        if self.first_reasoning_s is None:
+            return None
+        end = self.first_answer_s if self.first_answer_s is not None else self.elapsed_s
+        return None if end is None else max(0.0, end - self.first_reasoning_s)
+
 
 def whose_times(metrics: RunMetrics | None) -> str | None:
     """Whose clock took a run's times and where its rate comes from; None where it was our worker, token by token."""
@@ -110,18 +135,22 @@ class RunFold:
         target: Target,
         *,
         pressed_at: float | None = None,
-        carried_on: str = "",
+        carried_on: RunFold | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_event: Callable[[Event], None] | None = None,
     ):
-        """`pressed_at`: reading of `clock` when the person pressed Send; `carried_on`: reply that goes on here;
-        `on_event`: told each event once it is folded in, on whatever thread it came; must return quickly."""
+        """`pressed_at`: reading of `clock` when the person pressed Send; `carried_on`: the run whose reply goes on
+        here; `on_event`: told each event once it is folded in, on whatever thread it came; must return quickly."""
         self._clock, self._pressed_at = clock, pressed_at
         self._lock = threading.Lock()
         self._on_event = on_event
         self._view = RunView(panel, target)
-        self._carried_on = carried_on
-        self._texts: list[str] = [carried_on]
+        before = carried_on.view() if carried_on else None
+        self._carried_on = (before.text, before.reasoning) if before else ("", "")
+        self._carried_ids = carried_on.token_ids() if carried_on else ()
+        self._texts: list[str] = [self._carried_on[0]]
+        self._thoughts: list[str] = [self._carried_on[1]]
+        self._ids: list[int] = []
         self._offsets: list[float] = []
         self._pieces: list[float] = []
         """Arrival of text whose tokens are not seen."""
@@ -158,7 +187,9 @@ class RunFold:
             if isinstance(event, Token):
                 self._take_token(event)
             elif isinstance(event, Prompted):
-                self._set(prompt_tokens=event.prompt_tokens, prompt_sha256=event.prompt_sha256)
+                self._set(
+                    prompt_tokens=event.prompt_tokens, prompt_sha256=event.prompt_sha256, note=event.note
+                )
             elif isinstance(event, Progress):
                 phase = "preparing" if event.stage in ("queue", "download", "convert") else "loading"
                 self._set(progress=event, phase=phase)
@@ -173,6 +204,13 @@ class RunFold:
 
     def _take_token(self, token: Token) -> None:
         self._texts.append(token.text)
+        self._thoughts.append(token.thought)
+        if token.token_id is not None:
+            self._ids.append(token.token_id)
+        if token.thought and self._view.first_reasoning_s is None:
+            self._set(first_reasoning_s=token.offset_s)
+        if token.text and self._view.first_answer_s is None:
+            self._set(first_answer_s=token.offset_s)
         offsets = self._pieces if token.token_id is None else self._offsets
         offsets.append(token.offset_s)
         if len(offsets) == 1:
@@ -180,7 +218,8 @@ class RunFold:
             self._set(phase="running", ttft_s=token.offset_s, felt_ttft_s=felt_s)
 
     def _finish(self, finished: Finished) -> None:
-        self._texts = [self._carried_on + finished.text]
+        text, thought = self._carried_on
+        self._texts, self._thoughts = [text + finished.text], [thought + (finished.reasoning or "")]
         self._offsets = list(finished.metrics.token_offsets_s)
         self._pieces = list(finished.metrics.piece_offsets_s)
         if finished.metrics.prompt_tokens is not None:
@@ -189,6 +228,10 @@ class RunFold:
             phase="stopped" if finished.finish_reason == "cancelled" else "finished",
             metrics=finished.metrics,
             ttft_s=finished.metrics.ttft_s,
+            reasoning_tokens=finished.metrics.reasoning_tokens,
+            answer_tokens=finished.metrics.answer_tokens,
+            first_reasoning_s=finished.metrics.first_reasoning_s,
+            first_answer_s=finished.metrics.first_answer_s,
             finish_reason=finished.finish_reason,
             warning=finished.warning,
             peak_rss_bytes=finished.metrics.peak_rss_bytes,
@@ -203,6 +246,8 @@ class RunFold:
             token_offsets_s=tuple(self._offsets),
             piece_offsets_s=tuple(self._pieces),
             clock="client" if self._pieces else "worker",
+            first_reasoning_s=self._view.first_reasoning_s,
+            first_answer_s=self._view.first_answer_s,
             load_s=loaded.load_s if loaded else None,
             compile_s=loaded.compile_s if loaded else None,
             warmup_s=loaded.warmup_s if loaded else None,
@@ -225,20 +270,26 @@ class RunFold:
             return len(self._offsets)
         return self._view.metrics.output_tokens if self._view.metrics else None
 
-    def partial(self) -> tuple[str, tuple[float, ...]]:
-        """Text and token offsets so far."""
+    def partial(self) -> tuple[str, str, tuple[float, ...]]:
+        """Answer, thought and token offsets so far."""
         with self._lock:
-            return "".join(self._texts), tuple(self._offsets)
+            return "".join(self._texts), "".join(self._thoughts), tuple(self._offsets)
+
+    def token_ids(self) -> tuple[int, ...]:
+        """Ids of the whole reply, with those of the part that it carries on; () where they are not seen."""
+        with self._lock:
+            return (*self._carried_ids, *self._ids)
 
     def view(self) -> RunView:
         """A consistent snapshot."""
         with self._lock:
             if len(self._texts) > 1:
-                self._texts = ["".join(self._texts)]
+                self._texts, self._thoughts = ["".join(self._texts)], ["".join(self._thoughts)]
             done = self._view.done
             return replace(
                 self._view,
                 text=self._texts[0],
+                reasoning=self._thoughts[0],
                 tokens=self._tokens(),
                 elapsed_s=self._elapsed_s(),
                 decode_tok_s=self._view.metrics.decode_tok_s

@@ -22,10 +22,25 @@ class Settings:
     stop: tuple[str, ...] = ()
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    thinking: bool | None = None
+    """Think before answering, or not; None: as the model does by itself."""
 
-    def request(self, messages: Sequence[Message], continue_reply: bool = False) -> GenerationRequest:
-        """The generation request for a chat under these settings."""
+    def request(
+        self,
+        messages: Sequence[Message],
+        *,
+        continue_reply: bool = False,
+        reply_ids: tuple[int, ...] = (),
+        asked_at: float | None = None,
+    ) -> GenerationRequest:
+        """The generation request for a chat under these settings; see GenerationRequest for the rest."""
         fields = asdict(self)
         system_prompt = fields.pop("system_prompt")
         system = (Message("system", system_prompt),) if system_prompt else ()
-        return GenerationRequest((*system, *messages), continue_reply=continue_reply, **fields)
+        return GenerationRequest(
+            (*system, *messages),
+            continue_reply=continue_reply,
+            reply_ids=reply_ids,
+            asked_at=asked_at,
+            **fields,
+        )

@@ -131,7 +131,9 @@ class Turns:
                 self._new_run(turn, panel, target, pressed_at, on_event=on_event) for panel, target in panels
             ]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
-            requests = {panel: settings.request(chat) for panel, chat in chats.items()}
+            requests = {
+                panel: settings.request(chat, asked_at=turn.asked_at) for panel, chat in chats.items()
+            }
             if given is not None and given.raw:
                 requests = {panel: replace(r, raw_prompt=prompt) for panel, r in requests.items()}
             jobs = [(run, requests[run.panel]) for run in turn.runs]
@@ -163,14 +165,21 @@ class Turns:
                 panel,
                 target or before.target,
                 attempt=before.attempt + 1,
-                carried_on=before.view().text if continues else "",
+                carried_on=before.fold if continues else None,
             )
             if continues:
-                messages = (*messages, Message("assistant", before.view().text))
+                seen = before.view()
+                messages = (*messages, Message("assistant", seen.text, seen.reasoning or None))
             if target is None:
                 self._manager.retry(before.target)
             turn.replace_run(run)
-            job = (run, turn.settings.request(messages, continue_reply=continues))
+            request = turn.settings.request(
+                messages,
+                continue_reply=continues,
+                reply_ids=before.fold.token_ids() if continues else (),
+                asked_at=turn.asked_at,
+            )
+            job = (run, request)
         self._start(turn, [job])
         return run
 
@@ -203,7 +212,7 @@ class Turns:
         target: Target,
         pressed_at: float | None = None,
         attempt: int = 1,
-        carried_on: str = "",
+        carried_on: RunFold | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> LiveRun:
         fold = RunFold(
@@ -299,6 +308,8 @@ class Turns:
                     metrics=view.metrics or RunMetrics(),
                     felt_ttft_s=view.felt_ttft_s,
                     observed=run.observed,
+                    reasoning=view.reasoning,
+                    note=view.note,
                 )
             )
 
@@ -332,10 +343,11 @@ class Turns:
         while not all(run.done.is_set() for run in runs):
             time.sleep(SAVE_EVERY_S)
             for run in runs:
-                text, offsets = run.fold.partial()
-                if run.logged and not run.done.is_set() and len(text) + len(offsets) > saved[run.run_id]:
-                    saved[run.run_id] = len(text) + len(offsets)
-                    self._log(partial(self._store.save_partial, run.run_id, text, offsets))
+                text, reasoning, offsets = run.fold.partial()
+                grown = len(text) + len(reasoning) + len(offsets)
+                if run.logged and not run.done.is_set() and grown > saved[run.run_id]:
+                    saved[run.run_id] = grown
+                    self._log(partial(self._store.save_partial, run.run_id, text, offsets, reasoning))
 
     def _log(self, write: Callable[[], T]) -> T | None:
         """Do something with the log; what goes wrong there is the store's to tell (`store.trouble`)."""

@@ -14,6 +14,7 @@ from typing import Any
 from storage import housekeeping
 from storage.exchange import exports, imports
 from storage.exchange.documents import conversation_markdown
+from storage.exchange.harmless import for_terminal
 from storage.filters import VOTES
 from storage.records import Conversation, Filter, Summary
 from storage.store import FILE_NAME, Store, StoreError
@@ -114,7 +115,7 @@ def _line(summary: Summary) -> str:
     title = " ".join((summary.title or summary.first_prompt or "(text not kept)").split())[:70]
     found = f"\n    {summary.snippet}" if summary.snippet else ""
     failed = f", {summary.failed_runs} failed" if summary.failed_runs else ""
-    return (
+    return for_terminal(
         f"{summary.id}  {summary.updated_at[:16].replace('T', ' ')}  {title}\n"
         f"    {summary.turns} turns, {summary.runs} runs{failed}: {', '.join(summary.targets)}{found}"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from engines.models.model_names import entered
 from engines.protocol import DEMO_MODEL, Target
+from storage.exchange.harmless import for_terminal
 from ui.arena import OpenArena
 from ui.chat.live_turn import LiveTurn
 from ui.chat.run_view import RunView, whose_times
@@ -30,6 +31,7 @@ def _run(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
         top_k=arguments.top_k,
         repetition_penalty=arguments.repetition_penalty,
         seed=arguments.seed,
+        thinking=None if arguments.thinking is None else arguments.thinking == "on",
     )
     model = entered(arguments.model, look_around=True)
     targets = [Target.parse(spelling, model) for spelling in arguments.on]
@@ -74,7 +76,7 @@ def _watch(turn: LiveTurn, quiet: bool) -> list[RunView]:
 
 def run_text(view: RunView) -> str:
     """A finished run for reading in a terminal."""
-    lines = [f"── {view.target} " + "─" * 20, view.text.strip()]
+    lines = [f"── {view.target} " + "─" * 20, _thought(view), view.text.strip()]
     if view.failure:
         lines.append(f"FAILED: {view.failure.message} {view.failure.remedy or ''}".rstrip())
     metrics = view.metrics
@@ -85,8 +87,11 @@ def run_text(view: RunView) -> str:
         stamps = "".join(f", {stamp}" for stamp in stamps_of(view))
         whose = f"; {note}" if (note := whose_times(metrics)) else ""
         tokens = "tokens not told" if metrics.output_tokens is None else f"{metrics.output_tokens} tokens"
+        answer = ""
+        if metrics.first_reasoning_s is not None and metrics.first_answer_s is not None:
+            answer = f", answer from {metrics.first_answer_s:.2f} s to {metrics.answer_s:.2f} s"
         lines.append(
-            f"[TTFT {metrics.ttft_s * 1000:.0f} ms, decode {rate}, {tokens}, "
+            f"[TTFT {metrics.ttft_s * 1000:.0f} ms{answer}, decode {rate}, {tokens}, "
             f"load {metrics.load_s:.1f} s{stamps}{whose}]"
         )
     if view.other_load:
@@ -95,7 +100,19 @@ def run_text(view: RunView) -> str:
         lines += ["CONTRADICTED: " + " ".join(view.placement.evidence)]
     if view.warning:
         lines.append(f"Note: {view.warning}")
-    return "\n".join(line for line in lines if line) + "\n"
+    if view.note:
+        lines.append(f"Note: {view.note}")
+    return for_terminal("\n".join(line for line in lines if line) + "\n")
+
+
+def _thought(view: RunView) -> str:
+    """The thought, set apart from the answer."""
+    if not view.reasoning:
+        return ""
+    lasted = f" for {view.thought_s:.1f} s" if view.thought_s is not None else ""
+    tokens = f", {view.reasoning_tokens:,} tokens" if view.reasoning_tokens else ""
+    inside = "\n".join(f"│ {line}" for line in view.reasoning.strip().split("\n"))
+    return f"(thought{lasted}{tokens})\n{inside}\n"
 
 
 def stamps_of(view: RunView) -> list[str]:
@@ -120,6 +137,8 @@ def run_document(view: RunView) -> dict[str, Any]:
         "target": view.target.spelling,
         "model": view.target.model,
         "text": view.text,
+        "reasoning": view.reasoning or None,
+        "note": view.note,
         "finish_reason": view.finish_reason,
         "error": {"kind": failure.kind, "message": failure.message, "remedy": failure.remedy}
         if failure
@@ -139,6 +158,11 @@ def run_document(view: RunView) -> dict[str, Any]:
         "warmup_s": measured("warmup_s"),
         "ttft_s": measured("ttft_s"),
         "felt_ttft_s": view.felt_ttft_s,
+        "first_reasoning_s": measured("first_reasoning_s"),
+        "first_answer_s": measured("first_answer_s"),
+        "answer_s": measured("answer_s"),
+        "reasoning_tokens": measured("reasoning_tokens"),
+        "answer_tokens": measured("answer_tokens"),
         "decode_tok_s": measured("decode_tok_s"),
         "total_s": measured("total_s"),
         "token_offsets_s": list(view.token_offsets_s),
@@ -172,6 +196,11 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     command.add_argument("--repetition-penalty", type=float, metavar="R")
     command.add_argument("--seed", type=int, metavar="S")
     command.add_argument("--system", metavar="TEXT", help="system prompt")
+    command.add_argument(
+        "--thinking",
+        choices=("on", "off"),
+        help="think before answering or not, where the model's chat template knows a switch",
+    )
     command.add_argument("--json", action="store_true", help="one JSON document on stdout")
     command.set_defaults(run=lambda arguments: _run(arguments, open_arena))
 
