@@ -2,6 +2,9 @@
 
 When the disk is full, or another program holds the lock, `trouble` says so in one sentence, the writes queue up,
 and a thread tries again every second until everything is on disk; then `trouble` is None again.
+
+One lock guards the queue and is never held over I/O. Writes take turns instead, and whoever cannot have its turn
+soon, because a slow disk keeps the one before it, leaves its write in the queue: no reply waits for another's disk.
 """
 
 from __future__ import annotations
@@ -16,13 +19,15 @@ from sqlite_utils import Database
 from storage.database import HistoryFile, StoreBusyError, StoreError
 
 RETRY_S = 1.0
+PATIENCE_S = 0.2
+"""How long a write waits for the one before it; a usual one takes a millisecond."""
 MAX_WAITING_BYTES = 256 * 2**20
 """Texts that may wait in memory; beyond this, new writes are lost (and `trouble` says so)."""
 
 Write = Callable[[Database], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     write: Write
     key: str | None
@@ -34,7 +39,9 @@ class Recorder:
 
     def __init__(self, file: HistoryFile):
         self._file = file
-        self._lock = threading.RLock()
+        self._turn = threading.Lock()
+        """Whoever writes has it; held over I/O, so nobody waits for it for long."""
+        self._lock = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._lost = 0
         self._reason: str | None = None
@@ -59,32 +66,45 @@ class Recorder:
         Queued writes whose `key` is `replaces` are dropped: only the newest state of a growing reply counts.
         Raises StoreError only for what waiting cannot mend.
         """
-        with self._lock:
-            if not self._waiting:
-                try:
-                    self._execute(write)
-                except StoreBusyError as error:
-                    self._reason = str(error)
-                else:
-                    self._reason = None
+        if not self._waiting and self._turn.acquire(timeout=PATIENCE_S):
+            try:
+                if not self._waiting and self._succeeds(write):
                     return
+            finally:
+                self._turn.release()
+        with self._lock:
             self._waiting = [other for other in self._waiting if not replaces or other.key != replaces]
             self._queue(_Waiting(write, key, size))
 
+    def _succeeds(self, write: Write) -> bool:
+        """Execute, holding the turn; False when it may work in a moment."""
+        try:
+            self._execute(write)
+        except StoreBusyError as error:
+            self._reason = str(error)
+            return False
+        self._reason = None
+        return True
+
     def flush(self) -> bool:
         """Try to write what waits; True when nothing waits any more."""
-        with self._lock:
+        with self._turn:
             while self._waiting:
+                first = self._waiting[0]
                 try:
-                    self._execute(self._waiting[0].write)
+                    self._execute(first.write)
                 except StoreBusyError as error:
                     self._reason = str(error)
                     return False
                 except StoreError as error:
-                    self._lost += 1
+                    with self._lock:
+                        self._lost += 1
                     self._reason = str(error)
-                self._waiting.pop(0)
-            self._reason, self._lost = None, 0
+                with self._lock:
+                    if first in self._waiting:  # a newer state may have taken its place meanwhile
+                        self._waiting.remove(first)
+            with self._lock:
+                self._reason, self._lost = None, 0
             return True
 
     def close(self) -> None:
@@ -104,6 +124,7 @@ class Recorder:
             raise
 
     def _queue(self, waiting: _Waiting) -> None:
+        """Let it wait; the caller holds the lock."""
         if sum(other.size for other in self._waiting) + waiting.size > MAX_WAITING_BYTES:
             self._lost += 1
         else:
@@ -114,7 +135,8 @@ class Recorder:
 
     def _retry(self) -> None:
         while not self._closing.wait(RETRY_S):
+            self.flush()
             with self._lock:
-                if self.flush():
+                if not self._waiting:
                     self._retrier = None
                     return

@@ -17,6 +17,7 @@ import pytest
 from sqlite_utils import Database
 
 from storage.migrations import migrations
+from storage.recorder import Recorder
 from storage.records import Filter
 from storage.store import Store, StoreError
 from tests.storage.filling import run, turn
@@ -231,6 +232,32 @@ def test_a_folder_in_place_of_the_file(tmp_path):
     (tmp_path / "arena.sqlite3").mkdir()
     with pytest.raises(StoreError, match="cannot be opened"):
         Store(tmp_path / "arena.sqlite3")
+
+
+def test_a_slow_disk_holds_up_the_write_it_is_slow_with_and_no_other(store, tmp_path):
+    recorder = Recorder(store.file)
+    writing, goes_on = threading.Event(), threading.Event()
+
+    def slow(db):
+        writing.set()
+        assert goes_on.wait(60)
+        db.execute("INSERT INTO settings VALUES ('order', '1')")
+
+    stuck = threading.Thread(target=recorder.write, args=(slow,))
+    stuck.start()
+    assert writing.wait(60)
+    for number in (2, 3):  # returns while the disk is still busy with the first
+        recorder.write(
+            lambda db, number=number: db.execute(
+                "UPDATE settings SET value = value || ? WHERE key = 'order'", [str(number)]
+            )
+        )
+    assert recorder.trouble is None
+    goes_on.set()
+    stuck.join()
+    assert recorder.flush()
+    assert store.get_setting("order") == 123
+    recorder.close()
 
 
 # --- versions ----------------------------------------------------------------------------------------------

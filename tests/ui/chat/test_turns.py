@@ -5,7 +5,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -14,6 +16,7 @@ from engines.protocol import Target
 from engines.runtime.worker_process import PROJECT_ROOT
 from storage.store import Store
 from tests.helpers.worlds import ECHO, SLOW_ECHO, bad, manager_on
+from ui.chat.conversations import Talks
 from ui.chat.settings import Settings
 from ui.chat.turns import TurnError, Turns
 
@@ -249,3 +252,68 @@ def test_a_busy_panel_takes_no_second_prompt(turns):
     other = turns.send("more", [(2, ECHO)], LONG, conversation_id=turn.conversation_id)
     assert other.wait(30)
     assert other.runs[0].view().contended
+
+
+class SlowDisk(Store):
+    """A log that takes as long to take in a prompt as the test wants."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.at_work, self.goes_on = threading.Event(), threading.Event()
+        self.goes_on.set()
+
+    def start_turn(self, *arguments, **options):
+        self.at_work.set()
+        assert self.goes_on.wait(60)
+        return super().start_turn(*arguments, **options)
+
+
+def test_a_slow_disk_holds_up_the_prompt_it_is_slow_with_and_nothing_else(tmp_path):
+    manager, store = manager_on(tmp_path), SlowDisk(tmp_path / "slow.sqlite3")
+    turns = Turns(manager, store, lambda: MACHINE)
+    talks = Talks(store, turns)
+    try:
+        running = turns.send("word " * 30, [(1, SLOW_ECHO)], LONG)
+        talks.started(running)
+        store.at_work.clear()
+        store.goes_on.clear()
+        with ThreadPoolExecutor() as pool:
+            stuck = pool.submit(
+                turns.send, "next", [(2, ECHO)], LONG, conversation_id=running.conversation_id
+            )
+            assert store.at_work.wait(60)
+            # All that the page asks for while it paints, and all that ends the reply:
+            assert pool.submit(turns.live, running.conversation_id).result(60) is running
+            assert pool.submit(turns.live_turns, running.conversation_id).result(60) == (running,)
+            talk = pool.submit(talks.find, running.conversation_id).result(60)
+            assert [turn.turn_id for turn in talk.running()] == [running.turn_id]
+            assert pool.submit(running.wait, 60).result(60)
+            assert not stuck.done()
+            store.goes_on.set()
+            assert stuck.result(60).wait(60)
+        assert [turn.prompt for turn in turns.live_turns(running.conversation_id)] == [running.prompt, "next"]
+    finally:
+        store.goes_on.set()
+        turns.stop_everything()
+        manager.shutdown()
+        store.close()
+
+
+def test_a_run_that_breaks_leaves_none_of_those_after_it_waiting(turns, store, monkeypatch):
+    """In turn: one thread works all of them off."""
+    describe, broken = store.describe_run, []
+
+    def trip(run_id, **facts):
+        if not broken:
+            broken.append(run_id)
+            raise RuntimeError("a bug of ours")
+        describe(run_id, **facts)
+
+    monkeypatch.setattr(store, "describe_run", trip)
+    turn = turns.send("a b c", [(1, ECHO), (2, ECHO), (3, SLOW_ECHO)], LONG, mode="in-turn")
+    assert turn.wait(60)
+    assert [run.view().phase for run in turn.runs] == ["failed", "finished", "finished"]
+    assert "a bug of ours" in turn.runs[0].view().failure.message
+    assert [row["status"] for row in rows(store, "SELECT status FROM runs ORDER BY panel")] == [
+        *("failed", "finished", "finished"),
+    ]
