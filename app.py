@@ -28,10 +28,12 @@ from engines.protocol import ProtocolError
 from engines.runtime.activity import Activity
 from engines.runtime.manager import EngineManager
 from storage.store import Store, StoreError
+from ui.api.keys import KeyNameError
 from ui.arena import Arena
 from ui.chat.turns import TurnError, Turns
-from ui.cli import doctor, history, models, run, setup
+from ui.cli import doctor, history, keys, models, run, setup
 from ui.cli.terminal import harmless_output
+from ui.share.door import Door
 from ui.share.hosts import is_loopback
 from ui.share.logins import PasswordError
 from ui.share.settings import add_options, make_door, read_settings, unused_options
@@ -150,7 +152,7 @@ def serve(arguments: argparse.Namespace) -> int:
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            **launch_options(door),
+            **launch_options(door, _api(arena, door)),
         )
         only_here = is_loopback(arguments.host) or arguments.host in ("0.0.0.0", "::")
         address = f"http://{'localhost' if only_here else arguments.host}:{port}"
@@ -170,6 +172,17 @@ def serve(arguments: argparse.Namespace) -> int:
         sharing.close()
         page.close(verbose=False)
     return 0
+
+
+def _api(arena: Arena, door: Door) -> Any:
+    """What programs use beside the page; they need a key as soon as people need a login."""
+    from ui.api.keys import ApiKeys
+    from ui.api.lanes import Lanes
+    from ui.api.server import Api, build_api
+
+    lanes = Lanes(arena.manager, arena.store, arena.library)
+    api_keys = ApiKeys(arena.data_dir)
+    return build_api(Api(arena.manager, arena.turns, lanes, api_keys, needs_key=lambda: door.locked))
 
 
 def _wait_for_the_end() -> None:
@@ -229,7 +242,7 @@ def parser() -> argparse.ArgumentParser:
     commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_make_command)
     for command_line in (doctor, run):
         command_line.register(commands, arena_on)
-    for command_line in (models, history, setup):
+    for command_line in (models, history, keys, setup):
         command_line.register(commands)
     return main_parser
 
@@ -257,7 +270,7 @@ def _main(arguments: Sequence[str] | None) -> int:
         status = parsed.run(parsed)
         sys.stdout.flush()
         return status
-    except (SettingsError, PasswordError, StoreError, ProtocolError, TurnError) as error:
+    except (SettingsError, KeyNameError, PasswordError, StoreError, ProtocolError, TurnError) as error:
         print(f"{error}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:

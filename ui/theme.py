@@ -133,13 +133,13 @@ def theme() -> gr.themes.Base:
 MOST_UPLOAD = "200mb"
 
 
-def launch_options(door: Door | None = None) -> dict[str, Any]:
+def launch_options(door: Door | None = None, api: Any = None) -> dict[str, Any]:
     """Arguments for `Blocks.launch` that make the page ours and keep it on this host.
 
-    `door`: who may come in; without one, this computer only, and as the owner.
+    `door`: who may come in; without one, this computer only, and as the owner. `api`: what programs use (ui/api/).
     """
     return {
-        "_app": GuardedApp(door or Door()),
+        "_app": GuardedApp(door or Door(), api),
         "theme": theme(),
         "css_paths": [ASSETS / name for name in ("page.css", "compare.css", "history.css", "system.css")],
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",

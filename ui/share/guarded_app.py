@@ -14,6 +14,7 @@ from gradio.blocks import Blocks
 from gradio.routes import App, ORJSONResponse
 from gradio.state_holder import SessionState, StateHolder
 
+from ui.api.server import BesidePage
 from ui.share.door import MOST_SESSIONS, Door
 from ui.share.guard import Guard
 
@@ -66,16 +67,18 @@ class LeanStates(StateHolder):
 class GuardedApp(App):
     """The server of one page; give it to `launch` as `_app`."""
 
-    def __init__(self, door: Door, **options: Any):
+    def __init__(self, door: Door, api: Any = None, **options: Any):
+        """`api`: the ASGI application that programs use (ui/api/), beside the page and behind the same guard."""
         super().__init__(default_response_class=ORJSONResponse, **options)
         self.state_holder = LeanStates()
-        self.door = door
+        self.door, self._api = door, api
         self.visitors: App | None = None
         """The server of the visitors' page; set before the first request."""
         door.sessions.on_close.append(self._let_go)
 
     def build_middleware_stack(self) -> Any:
-        return Guard(super().build_middleware_stack(), self.door, self.visitors)
+        page = super().build_middleware_stack()
+        return Guard(BesidePage(page, self._api) if self._api else page, self.door, self.visitors)
 
     def _let_go(self, session: str) -> None:
         """Nobody looks at this page any more."""

@@ -1,0 +1,352 @@
+"""The API as an ASGI application of its own, put beside the page's by ui/share/guarded_app.py.
+
+It stands behind the same guard as the page (own addresses only, no foreign page), and asks for a key as soon as the
+app can be reached from other machines. Nothing here loads, downloads or configures anything that a chat would not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from engines.protocol import Target
+from engines.runtime.manager import EngineManager
+from engines.toolkit.openai_client import OFFSETS_HEADER
+from ui.api import responses, shapes
+from ui.api.errors import ApiError
+from ui.api.keys import ApiKeys
+from ui.api.lanes import AUTO, Lanes, lane_name
+from ui.api.requests import (
+    Chat,
+    ChatRequest,
+    CompletionRequest,
+    ResponsesRequest,
+    chat_of,
+    require_honoured,
+)
+from ui.api.running import Running, start
+from ui.api.streams import Stream
+from ui.chat.settings import Settings
+from ui.chat.turns import Turns
+
+PATIENCE_S = 2.0
+"""So long a stream waits with its status line for the first word: what fails at once fails with a status."""
+PING_S = 5.0
+"""So often a silent stream says that it is still there, while a model loads or a long prompt is read."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks."""
+
+    key_name: str | None
+    is_arena: bool
+    """Another Backend Arena: it takes the time of each token along, and no lane that a third server answers."""
+
+    @property
+    def via(self) -> str:
+        return "api" if self.key_name is None else f"api: {self.key_name}"
+
+
+class Api:
+    """The parts of the app that programs use, and how."""
+
+    def __init__(
+        self,
+        manager: EngineManager,
+        turns: Turns,
+        lanes: Lanes,
+        keys: ApiKeys,
+        needs_key: Callable[[], bool] = lambda: False,
+        patience_s: float = PATIENCE_S,
+        ping_s: float = PING_S,
+    ):
+        """`needs_key`: whether a key is needed because the app can be reached from other machines."""
+        self.manager, self.turns, self.lanes, self.keys = manager, turns, lanes, keys
+        self.needs_key, self.patience_s, self.ping_s = needs_key, patience_s, ping_s
+
+    async def caller(self, request: Request) -> Caller:
+        """Who asks; raises ApiError (401) when a key is needed and none opens."""
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        given = given.strip() if scheme.lower() == "bearer" else ""
+        key = await asyncio.to_thread(self.keys.find, given) if given else None
+        if key is None and (self.needs_key() or self.keys.required):
+            told = "This key opens nothing here." if given else "This server wants a key."
+            raise ApiError(
+                401,
+                f"{told} Make one with: python app.py keys add NAME, and send it as “Authorization: Bearer KEY”.",
+                code="invalid_api_key",
+                kind="authentication_error",
+            )
+        return Caller(key.name if key else None, OFFSETS_HEADER in request.headers)
+
+    async def lane(self, name: str, caller: Caller) -> Target:
+        """The target that is asked for; raises ApiError."""
+        target = await asyncio.to_thread(self.lanes.resolve, name)
+        if caller.is_arena and self.manager.specs[target.engine].model_elsewhere:
+            raise ApiError(
+                400, "A lane of another server is not passed on to a third.", param="model", code="loop"
+            )
+        return target
+
+    async def run(
+        self, target: Target, chat: Chat, settings: Settings, caller: Caller, *, raw: bool = False
+    ) -> Running:
+        require_honoured(settings, self.manager.specs[target.engine])
+        return await start(self.turns, target, chat, settings, caller.via, raw=raw)
+
+
+def build_api(api: Api) -> FastAPI:
+    """The application: routes, and errors in OpenAI's shape."""
+    app = FastAPI(
+        title="Backend Arena",
+        description="OpenAI's API for the backends of this computer.",
+        openapi_url="/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    _add_models(app, api)
+    _add_chat(app, api)
+    _add_completions(app, api)
+    _add_responses(app, api)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    app.add_exception_handler(ApiError, _told)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Exception, _bug)
+    return app
+
+
+class BesidePage:
+    """ASGI: what the API has a path for is the API's, everything else the page's."""
+
+    PATHS = ("/v1/", "/health")
+
+    def __init__(self, page: ASGIApp, api: ASGIApp):
+        self._page, self._api = page, api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ours = scope["type"] == "http" and scope["path"].startswith(self.PATHS)
+        await (self._api if ours else self._page)(scope, receive, send)
+
+
+# --- routes ------------------------------------------------------------------------------------------------
+
+
+def _add_models(app: FastAPI, api: Api) -> None:
+    def entry(name: str, owner: str, **more: Any) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": owner, **more}
+
+    def listed(caller: Caller) -> list[dict[str, Any]]:
+        lanes = [lane for lane in api.lanes.all() if not (caller.is_arena and lane.elsewhere)]
+        auto = [entry(AUTO, "backend-arena")] if lanes else []
+        aliases = [
+            entry(alias, "backend-arena", alias_of=lane) for alias, lane in api.lanes.aliases().items()
+        ]
+        known = [entry(lane_name(lane.target), lane.title, ready=lane.ready) for lane in lanes]
+        return [*auto, *aliases, *known]
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        caller = await api.caller(request)
+        return {"object": "list", "data": await asyncio.to_thread(listed, caller)}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(model: str, request: Request) -> dict[str, Any]:
+        caller = await api.caller(request)
+        target = await api.lane(model, caller)
+        found = next((e for e in await asyncio.to_thread(listed, caller) if e["id"] == model), None)
+        return found or entry(model, api.manager.specs[target.engine].title, alias_of=lane_name(target))
+
+
+def _add_chat(app: FastAPI, api: Api) -> None:
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        caller = await api.caller(request)
+        target = await api.lane(body.model, caller)
+        asked = chat_of([message.message() for message in body.messages])
+        running = await api.run(target, asked, body.settings(asked.system_prompt), caller)
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": shapes.now_s(), "model": lane_name(target)}
+        if body.stream:
+            await running.begin(api.patience_s)
+            return Stream(_chat_chunks(running, head, body.wants_usage, caller, api.ping_s), running.stop)
+        view = await running.to_the_end(request.receive)
+        message: dict[str, Any] = {"role": "assistant", "content": view.text, "refusal": None}
+        if view.reasoning:
+            message["reasoning_content"] = view.reasoning
+        return JSONResponse(
+            {
+                **head,
+                "object": "chat.completion",
+                "choices": [
+                    {
+                        "index": 0,
+                        "message": message,
+                        "finish_reason": shapes.finish_reason(view),
+                        "logprobs": None,
+                    }
+                ],
+                "usage": shapes.usage(view.metrics),
+                "timings": shapes.timings(view, offsets=caller.is_arena),
+            }
+        )
+
+
+async def _chat_chunks(
+    running: Running, head: dict[str, Any], wants_usage: bool, caller: Caller, ping_s: float
+) -> AsyncIterator[bytes]:
+    head = {**head, "object": "chat.completion.chunk"}
+
+    def chunk(delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
+        return shapes.sse(
+            {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **more}
+        )
+
+    yield chunk({"role": "assistant", "content": ""})
+    try:
+        async for piece in running.pieces(ping_s):
+            if piece is None:
+                yield shapes.PING
+            elif piece.thought:
+                yield chunk({"reasoning_content": piece.thought})
+            else:
+                yield chunk({"content": piece.text})
+    except ApiError as error:
+        yield shapes.sse(error.document())
+        return
+    view = running.view
+    told = shapes.timings(view, offsets=caller.is_arena)
+    yield chunk({}, shapes.finish_reason(view), timings=told)
+    if wants_usage:
+        yield shapes.sse({**head, "choices": [], "usage": shapes.usage(view.metrics), "timings": told})
+    yield shapes.DONE
+
+
+def _add_completions(app: FastAPI, api: Api) -> None:
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        caller = await api.caller(request)
+        target = await api.lane(body.model, caller)
+        asked = chat_of([_user(body.text())], "prompt")
+        running = await api.run(target, asked, body.settings(None), caller, raw=True)
+        head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": shapes.now_s(),
+            "model": lane_name(target),
+        }
+        if body.stream:
+            await running.begin(api.patience_s)
+            chunks = _completion_chunks(running, head, body.wants_usage, caller, api.ping_s)
+            return Stream(chunks, running.stop)
+        view = await running.to_the_end(request.receive)
+        choice = _completion_choice(view.reasoning + view.text, shapes.finish_reason(view))
+        counts = {"usage": shapes.usage(view.metrics), "timings": shapes.timings(view)}
+        return JSONResponse({**head, "choices": [choice], **counts})
+
+
+async def _completion_chunks(
+    running: Running, head: dict[str, Any], wants_usage: bool, caller: Caller, ping_s: float
+) -> AsyncIterator[bytes]:
+    try:
+        async for piece in running.pieces(ping_s):
+            if piece is None:
+                yield shapes.PING
+            else:
+                text = piece.thought or piece.text  # a raw prompt's answer is given as it came
+                yield shapes.sse({**head, "choices": [_completion_choice(text, None)]})
+    except ApiError as error:
+        yield shapes.sse(error.document())
+        return
+    view = running.view
+    told = shapes.timings(view, offsets=caller.is_arena)
+    yield shapes.sse(
+        {**head, "choices": [_completion_choice("", shapes.finish_reason(view))], "timings": told}
+    )
+    if wants_usage:
+        yield shapes.sse({**head, "choices": [], "usage": shapes.usage(view.metrics), "timings": told})
+    yield shapes.DONE
+
+
+def _completion_choice(text: str, reason: str | None) -> dict[str, Any]:
+    return {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
+
+
+def _add_responses(app: FastAPI, api: Api) -> None:
+    @app.post("/v1/responses", response_model=None)
+    async def create(body: ResponsesRequest, request: Request) -> Response:
+        caller = await api.caller(request)
+        target = await api.lane(body.model, caller)
+        asked = body.chat()
+        running = await api.run(target, asked, body.settings(asked.system_prompt), caller)
+        writer = responses.Writer(body, lane_name(target))
+        if body.stream:
+            await running.begin(api.patience_s)
+            return Stream(writer.events(running, api.ping_s), running.stop)
+        return JSONResponse(writer.document(await running.to_the_end(request.receive)))
+
+
+def _user(text: str) -> Any:
+    from engines.protocol import Message
+
+    return Message("user", text)
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+async def _told(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    return JSONResponse(error.document(), error.status, headers)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """What is wrong, with the field's name as a person would write it: of several, the one said most exactly."""
+    assert isinstance(error, RequestValidationError)
+    first = max(error.errors(), key=lambda found: len(found["loc"]))
+    place = [part for part in first["loc"][1:] if not _is_type_name(part)]
+    param = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".") or None
+    if first["type"] == "json_invalid":
+        param, message = None, f"The body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}."
+    elif first["type"] == "extra_forbidden":
+        message = f"Unrecognized request argument supplied: {param}"
+    elif param is None:
+        message = "The body has to be a JSON object, sent with “Content-Type: application/json”."
+    else:
+        message = f"“{param}”: {first['msg']}."
+    return await _told(_request, ApiError(400, message, param=param))
+
+
+def _is_type_name(part: Any) -> bool:
+    """Pydantic names the members of a union in the place: `str`, `list[str]`, `TextPart`."""
+    return isinstance(part, str) and (part in ("str", "int", "float") or part[:1].isupper() or "[" in part)
+
+
+async def _no_route(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = {
+        404: f"There is no {_request.url.path} here.",
+        405: f"{_request.url.path} does not take {_request.method}.",
+    }
+    return await _told(
+        _request, ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
+    )
+
+
+async def _bug(_request: Request, error: Exception) -> Response:
+    return await _told(_request, ApiError(500, f"Unexpected error: {type(error).__name__}: {error}"))
