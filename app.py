@@ -61,7 +61,7 @@ def build(data_dir: Path, python: str | None = None, endpoints: Sequence[str] = 
     except EngineError as error:
         raise SettingsError(f"{error} {error.remedy or ''}".strip()) from error
     store = Store(data_dir / DATABASE_NAME)
-    activity = Activity()
+    activity = Activity(shared=data_dir / "activity")
     library = ModelLibrary(data_dir, activity=activity)
     environments = Environments(data_dir, python, activity=activity)
     manager = EngineManager(

@@ -3,6 +3,7 @@
 Every generation, load, conversion, download, set-up and probe goes through `Activity.doing`, so that a number can say
 afterwards what ran beside it. A measurement takes the machine with `Activity.exclusive`: it waits until everything
 else has ended and everything else waits until it has. One lock guards the records; nothing slow is done under it.
+Apps on one data directory tell each other (neighbours.py), so both hold across processes, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engines.runtime.neighbours import Neighbours
+from engines.telemetry.processes import ours
 
 GENERATE, LOAD, CONVERT, DOWNLOAD, SET_UP, PROBE, MEASURE = (
     *("generate", "load", "convert", "download", "set-up", "probe", "measure"),
@@ -71,10 +76,12 @@ class Exclusive:
 
 
 class Activity:
-    """The register of one process. Thread-safe."""
+    """The register of one process, and what it knows of its neighbours. Thread-safe."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, shared: Path | None = None):
+        """`shared`: the folder in which apps on one data directory tell each other; None: this one is alone."""
         self.clock = clock
+        self._neighbours = Neighbours(shared, KEPT_S, ours.pids) if shared else None
         self._changed = threading.Condition()
         """Its lock guards everything below; it is never held over I/O."""
         self._numbers = 0
@@ -103,18 +110,42 @@ class Activity:
             with self._changed:
                 holder = self._holder
                 inside = any(thread == me for _, thread in self._now.values())
-                if holder is None or me in holder.threads or inside:
+                ours_to_take = holder is None or me in holder.threads or inside
+                if ours_to_take:
                     entry = self._enter(kind, what, me)
+                else:
+                    self._changed.wait(_POLL_S)
+            taken_for = holder.what if holder is not None else ""
+            if entry is not None:
+                elsewhere = self._announce(entry, gives_way=holder is None and not inside)
+                if elsewhere is None:
                     break
-                self._changed.wait(_POLL_S)
+                entry, taken_for = None, elsewhere
+                time.sleep(_POLL_S)
             if cancelled():
-                raise GaveUpError(f"Stopped while waiting for: {holder.what}")
-            on_wait(holder.what)
+                raise GaveUpError(f"Stopped while waiting for: {taken_for}")
+            on_wait(taken_for)
+        assert entry is not None
         try:
             yield entry
         finally:
+            if self._neighbours is not None:
+                self._neighbours.ended(entry.number)
             with self._changed:
                 self._leave(entry)
+
+    def _announce(self, entry: Doing, *, gives_way: bool) -> str | None:
+        """Tell the neighbours; where one has the machine, take the entry back and return what it has it for."""
+        if self._neighbours is None:
+            return None
+        self._neighbours.began(entry.number, entry.kind, entry.what)
+        holder = self._neighbours.holder() if gives_way else None
+        if holder is not None:
+            self._neighbours.took_back(entry.number)
+            with self._changed:
+                self._now.pop(entry.number, None)
+                self._changed.notify_all()
+        return holder
 
     @contextlib.contextmanager
     def exclusive(
@@ -137,18 +168,36 @@ class Activity:
                 if self._holder is None and not self._now:
                     self._holder = mine
                     entry = self._enter(MEASURE, what, threading.get_ident())
+                    waits_for = ""
+                else:
+                    waits_for = next(doing.what for doing, _ in self._now.values())
+                    self._changed.wait(_POLL_S)
+            if entry is not None:
+                in_the_way = self._neighbours.try_to_hold(what) if self._neighbours is not None else None
+                if in_the_way is None:
                     break
-                waits_for = next(doing.what for doing, _ in self._now.values())
-                self._changed.wait(_POLL_S)
+                self._let_go(entry)
+                entry, waits_for = None, in_the_way
+                time.sleep(_POLL_S)
             if cancelled():
                 raise GaveUpError(f"Stopped while waiting for: {waits_for}")
             on_wait(waits_for)
+        assert entry is not None
         try:
             yield mine
         finally:
+            if self._neighbours is not None:
+                self._neighbours.release()
             with self._changed:
                 self._holder = None
                 self._leave(entry)
+
+    def _let_go(self, entry: Doing) -> None:
+        """The measurement cannot have the machine yet: what is new here goes first."""
+        with self._changed:
+            self._holder = None
+            self._now.pop(entry.number, None)
+            self._changed.notify_all()
 
     def now(self) -> tuple[Doing, ...]:
         """What is going on, in the order in which it began."""
@@ -165,15 +214,37 @@ class Activity:
         with self._changed:
             known = (*self._past, *(doing for doing, _ in self._now.values()))
         own = None if besides is None else besides.number
-        return tuple(
+        here = tuple(
             doing
             for doing in known
             if doing.number != own and doing.kind != MEASURE and doing.overlaps(since_s, until_s)
         )
+        return (*here, *self._elsewhere(since_s, until_s))
+
+    def _elsewhere(self, since_s: float, until_s: float) -> tuple[Doing, ...]:
+        """The same of the other apps, whose moments are told by the system's clock."""
+        if self._neighbours is None:
+            return ()
+        ahead_s = time.time() - self.clock()
+        return tuple(
+            Doing(
+                0,
+                entry.kind,
+                f"{entry.what} in another process",
+                entry.began - ahead_s,
+                None if entry.ended is None else entry.ended - ahead_s,
+            )
+            for entry in self._neighbours.overlapping(since_s + ahead_s, until_s + ahead_s)
+        )
 
     def processes_elsewhere(self) -> tuple[int, ...]:
-        """Process ids of the other apps on the same data directory."""
-        return ()
+        """Process ids of the other apps on the same data directory, and of what they have started for their work."""
+        return self._neighbours.processes() if self._neighbours is not None else ()
+
+    def close(self) -> None:
+        """Tell the neighbours nothing more."""
+        if self._neighbours is not None:
+            self._neighbours.close()
 
     def _enter(self, kind: str, what: str, thread: int) -> Doing:
         self._numbers += 1

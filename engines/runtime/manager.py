@@ -273,6 +273,7 @@ class EngineManager:
             workers = [self._detach(slot) for slot in self._slots.values() if slot.worker]
         _stop_all(workers, grace_s=1.0)
         self._prober.shutdown()
+        self.activity.close()
 
     def _note_outcome(self, slot: Slot, worker: WorkerProcess, outcome: Outcome) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""

@@ -6,6 +6,7 @@ time, straight from /proc, and the stamps must agree with that.
 
 import json
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,8 @@ import psutil
 import pytest
 
 from engines.protocol import Target
+from engines.runtime.activity import Activity
+from engines.runtime.worker_process import PROJECT_ROOT
 from engines.telemetry.disturbance import cpu_limit_cores
 from storage.store import Store
 from tests.helpers import liar_engine, worlds
@@ -130,6 +133,64 @@ def test_a_burner_that_joins_only_late_still_disturbs(world):
     with burner(2):
         _, view = ends(turn)
     assert view.disturbed
+
+
+SECOND_APP = """
+import sys
+from pathlib import Path
+from engines.runtime.activity import Activity
+from storage.store import Store
+from tests.helpers.worlds import SLOW_ECHO, manager_on
+from ui.chat.turns import Settings, Turns
+data = Path(sys.argv[1])
+manager = manager_on(data, activity=Activity(shared=data / "activity"))
+turns = Turns(manager, Store(data / "arena.sqlite3"), lambda: {"name": "m"})
+turns.send("warm", [(1, SLOW_ECHO)], Settings(max_new_tokens=2)).wait(60)
+print("ready", flush=True)
+sys.stdin.readline()
+turn = turns.send("word " * 25, [(1, SLOW_ECHO)], Settings(max_new_tokens=400))
+while turn.runs[0].view().tokens < 3:
+    pass
+print("writing", flush=True)
+turn.wait(60)
+view = turn.runs[0].view()
+print(view.contended, *view.other_load.ours, sep="|", flush=True)
+manager.shutdown()
+"""
+
+
+def test_two_apps_on_one_data_directory_know_of_each_other(tmp_path):
+    activity = Activity(shared=tmp_path / "activity")
+    manager = worlds.manager_on(tmp_path, activity=activity)
+    store = Store(tmp_path / "arena.sqlite3")
+    turns = Turns(manager, store, lambda: {"name": "m"})
+    second = subprocess.Popen(
+        [sys.executable, "-c", SECOND_APP, str(tmp_path)],
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert turns.send("warm", [(1, ECHO)], LONG).wait(60)
+        assert second.stdout.readline() == "ready\n"
+        _, before = ends(turns.send("quiet", [(1, ECHO)], LONG))
+        second.stdin.write("\n")
+        second.stdin.flush()
+        assert second.stdout.readline() == "writing\n"
+        run, view = ends(turns.send("Hi", [(1, ECHO)], LONG))
+        theirs = second.stdout.readline().strip().split("|")
+        second.wait(30)
+        _, after = ends(turns.send("quiet again", [(1, ECHO)], LONG))
+    finally:
+        second.kill()
+        second.wait()
+        manager.shutdown()
+    assert (before.contended, view.contended, after.contended) == (False, True, False)
+    assert view.other_load.ours == (f"generate {SLOW_ECHO} in another process",)
+    assert theirs == ["True", f"generate {ECHO} in another process"]
+    assert logged(store, run)["alone"] == 0
+    store.close()
 
 
 class ForeignTime:
