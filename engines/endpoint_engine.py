@@ -152,8 +152,8 @@ class EndpointEngine(ServedEngine):
     async def _ask(self, request: GenerationRequest, on_text: OnText) -> AnswerReport:
         heard, fields = Heard(), self._fields(request)
         async for chunk in self._client.chunks(fields, self._refused, self._stall_s):
-            text = heard.take(chunk)
-            if text and not on_text(text):
+            text, thought = heard.take(chunk)
+            if (text or thought) and not on_text(text, thought):
                 break
         else:
             if heard.finish_reason is None:
@@ -173,6 +173,8 @@ class EndpointEngine(ServedEngine):
         for name in ("top_p", "seed", "frequency_penalty", "presence_penalty"):
             if getattr(request, name) is not None:
                 fields[name] = getattr(request, name)
+        if request.thinking is not None:
+            fields["reasoning_effort"] = "medium" if request.thinking else "none"
         if request.stop:
             fields["stop"] = list(request.stop)
         return fields

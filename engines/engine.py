@@ -111,8 +111,8 @@ class AnswerReport:
 
 OnToken = Callable[[int], bool]
 """Takes each output token id as soon as it exists; returns False when the engine must stop now."""
-OnText = Callable[[str], bool]
-"""Takes each piece of text as soon as it arrives; returns False when the engine must stop now."""
+OnText = Callable[[str, str], bool]
+"""Takes each piece of the answer, and of the thought before it, as it arrives; False: the engine must stop now."""
 OnProgress = Callable[[Progress], None]
 
 

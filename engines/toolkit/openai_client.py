@@ -23,15 +23,14 @@ _FIRST_PIECE_S = 1800.0
 _ROOTS = ("", "/v1", "/v3", "/api/v1")
 """Where servers keep the API when only host and port were given: /v3 is OpenVINO Model Server, /api/v1 lemonade."""
 _OPTIONAL = (
-    "stream_options",
-    "seed",
-    "temperature",
-    "top_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop",
+    *("stream_options", "seed", "temperature", "top_p", "frequency_penalty", "presence_penalty", "stop"),
+    "reasoning_effort",
 )
 """Fields that a server may refuse and the request can do without; which of the person's it refused is told."""
+
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning")
+"""Where servers put what the model thinks: llama.cpp, LM Studio and we the first, Ollama and vLLM the second."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Heard:
         self._server: dict[str, Any] = {}
         self._offsets: tuple[float, ...] = ()
 
-    def take(self, chunk: Any) -> str:
-        """The chunk's text, if it has any."""
+    def take(self, chunk: Any) -> tuple[str, str]:
+        """The chunk's part of the answer, and of the thought before it; either may be empty."""
         self._usage = getattr(chunk, "usage", None) or self._usage
         extra = getattr(chunk, "model_extra", None) or {}
         timings = extra.get("timings")
@@ -71,13 +70,15 @@ class Heard:
             {f"{name}_s": value / 1e9 for name, value in durations.items() if isinstance(value, (int, float))}
         )
         if not chunk.choices:
-            return ""
+            return "", ""
         choice = chunk.choices[0]
         self.finish_reason = choice.finish_reason or self.finish_reason
         delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
-        text = (getattr(delta, "content", None) or "") if delta is not None else ""
-        self.pieces += bool(text)
-        return text
+        text = getattr(delta, "content", None) or ""
+        told = getattr(delta, "model_extra", None) or {}
+        thought = next((told[name] for name in _THOUGHT_FIELDS if isinstance(told.get(name), str)), "")
+        self.pieces += bool(text or thought)
+        return text, thought
 
     def report(self, refused: set[str]) -> AnswerReport:
         """`refused`: settings of the person's that the server does not take."""

@@ -69,6 +69,10 @@ class Marks:
         return (*self.opens, *self.closes, *(mark for pair in self.around_answer for mark in pair))
 
 
+SERVED_MARKS = Marks(("<think>",), ("</think>",))
+"""For a server's reply, whose template nobody here has seen: the mark that servers leave in if they part nothing."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """Part of a reply that has become certain."""

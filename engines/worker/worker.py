@@ -63,7 +63,7 @@ from engines.protocol import (
 from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.private_pipes import take_over_stdio
 from engines.toolkit.process_facts import memory_bytes
-from engines.toolkit.thoughts import Kind
+from engines.toolkit.thoughts import SERVED_MARKS, Kind, ThoughtParser
 from engines.worker.prompt import PromptEncoder, prompt_sha256
 from engines.worker.reading import ReplyReader
 from engines.worker.stops import StopFinder
@@ -287,19 +287,26 @@ class Worker:
         """Let a server answer: its words are stamped as they arrive, its tokens are its own affair."""
         self._send(Prompted(run.run_id, None, None))
         stops = StopFinder(run.request.stop)
+        parser = ThoughtParser(SERVED_MARKS)
 
-        def on_text(text: str) -> bool:
+        def on_text(text: str, thought: str) -> bool:
             if run.cancelled.is_set():
                 return False
-            if given := stops.push(text):
-                self._send(run.take(None, given, run.elapsed_s()))
+            told = parser.feed(text) if text else ()
+            answer = stops.push("".join(piece.text for piece in told if piece.kind == "answer"))
+            thought += "".join(piece.text for piece in told if piece.kind == "thought")
+            if answer or thought:
+                self._send(run.take(None, answer, run.elapsed_s(), thought))
             return not stops.found
 
         report = (
             AnswerReport() if run.cancelled.is_set() else engine.answer(run.request, run.cancelled, on_text)
         )
         total_s = run.elapsed_s()
-        run.texts.append(stops.finish())
+        for piece in parser.finish():
+            answer = stops.push(piece.text) if piece.kind == "answer" else ""
+            run.take_rest(answer, piece.text if piece.kind == "thought" else "")
+        run.take_rest(stops.finish(), "")
         metrics = RunMetrics(
             prompt_tokens=report.prompt_tokens,
             cached_prompt_tokens=report.cached_prompt_tokens,

@@ -15,7 +15,7 @@ from engines.endpoints.registry import SETTINGS, Endpoints, parse_option
 from engines.engine import EngineError
 from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
-from engines.protocol import Failed, Target
+from engines.protocol import Failed, Target, Token
 from engines.runtime.manager import EngineFailure, EngineManager
 from tests.helpers.server_double import MODELS, WORDS, ServerDouble, doubles
 from tests.helpers.worlds import ask
@@ -134,6 +134,23 @@ def test_another_arena_brings_its_own_token_times(world):
     assert metrics.clock == "server"
     assert (metrics.ttft_s, metrics.decode_tok_s) == (0.5, pytest.approx(8.0))
     assert len(metrics.piece_offsets_s) == len(WORDS)
+
+
+@pytest.mark.parametrize("model", ["thinks", "thinks-aloud"])
+def test_a_thought_is_told_apart_from_the_answer(world, model):
+    events = []
+    finished = world.ask(model, on_event=events.append)
+    assert (finished.reasoning, finished.text) == ("Let me see.", TEXT)
+    pieces = [event for event in events if isinstance(event, Token)]
+    assert "".join(piece.thought for piece in pieces) == finished.reasoning
+    assert pieces[0].thought
+    assert not pieces[-1].thought
+
+
+def test_thinking_can_be_switched_and_who_cannot_says_so(world, double):
+    assert world.ask("good", thinking=False).warning is None
+    assert double.requests[-1]["body"]["reasoning_effort"] == "none"
+    assert "reasoning_effort" in world.ask("old", thinking=True).warning
 
 
 @pytest.mark.parametrize("model", ["whole", "old", "strict"])

@@ -42,7 +42,7 @@ class TestServedEngine(ServedEngine):
             return AnswerReport()
         for piece in (request.messages[-1].content + " ", *PIECES):
             time.sleep(0.02)
-            if not on_text(piece):
+            if not on_text(piece, ""):
                 break
         if self._habit == "silent":
             return AnswerReport()

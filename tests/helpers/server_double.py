@@ -22,7 +22,7 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 4},
 }
 MODELS = (
-    *("good", "silent", "llama", "ollama", "arena", "whole", "old", "strict", "thinks"),
+    *("good", "silent", "llama", "ollama", "arena", "whole", "old", "strict", "thinks", "thinks-aloud"),
     *(
         "no-key",
         "no-model",
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _old(self, body: Any) -> None:
         """Knows only the oldest fields."""
-        for name in ("stream_options", "seed"):
+        for name in ("stream_options", "seed", "reasoning_effort"):
             if name in body:
                 self._json(400, {"error": {"message": f"Unrecognized request argument: {name}"}})
                 return
@@ -150,6 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _thinks(self, _body: Any) -> None:
         thoughts = [_delta({"reasoning_content": text}) for text in ("Let me", " see.")]
         self._stream([*thoughts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
+
+    def _thinks_aloud(self, _body: Any) -> None:
+        """Leaves the model's own marks in, cut anywhere."""
+        texts = [_delta({"content": text}) for text in ("<th", "ink>Let me", " see.</thi", "nk>\n\n")]
+        self._stream([*texts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
 
     def _no_key(self, _body: Any) -> None:
         self._json(401, {"error": {"message": "Incorrect API key provided"}})

@@ -30,7 +30,6 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "prediction": (None,),
     "web_search_options": (None,),
-    "reasoning_effort": (None,),
     "verbosity": (None, "medium"),
     "echo": (None, False),
     "suffix": (None, ""),
@@ -43,7 +42,6 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "text": (None, {"format": {"type": "text"}}),
     "truncation": (None, "disabled"),
     "max_tool_calls": (None,),
-    "reasoning": (None, {}),
 }
 """Fields we cannot honour -> the values that ask for nothing."""
 
@@ -56,6 +54,8 @@ Temperature = Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""Our lanes know thinking or not thinking, and no degrees of it."""
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
@@ -68,6 +68,12 @@ class TextPart(_Body):
     text: str
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
+
+
+class TemplateSwitch(_Body):
+    """What llama.cpp's server and vLLM take: a template's own switch for thinking."""
+
+    enable_thinking: bool | None = None
 
 
 class ChatMessage(BaseModel):
@@ -97,6 +103,8 @@ class _Request(_Body):
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)] | None = None
     seed: Seed | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: TemplateSwitch | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
     # Of no consequence to an answer from this computer; taken, so that clients need not know.
@@ -124,6 +132,11 @@ class _Request(_Body):
                 )
         return {name: value for name, value in fields.items() if name not in _HARMLESS}
 
+    def thinking(self) -> bool | None:
+        """Whether to think first; None: as the model does by itself."""
+        switch = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs else None
+        return switch if switch is not None else _thinks(self.reasoning_effort)
+
     def limit(self) -> int:
         return DEFAULT_MAX_TOKENS
 
@@ -142,7 +155,12 @@ class _Request(_Body):
             stop=self.stops(),
             frequency_penalty=self.frequency_penalty or None,
             presence_penalty=self.presence_penalty or None,
+            thinking=self.thinking(),
         )
+
+
+def _thinks(effort: Effort | None) -> bool | None:
+    return None if effort is None else effort not in ("none", "minimal")
 
 
 def _is_one_of(value: Any, harmless: Sequence[Any]) -> bool:
@@ -252,16 +270,26 @@ class ResponseItem(BaseModel):
     content: str | list[TextPart] | None = None
 
 
+class Reasoning(_Body):
+    effort: Effort | None = None
+    summary: Any = None
+    generate_summary: Any = None
+
+
 class ResponsesRequest(_Request):
     """`POST /v1/responses`, the stateless form: everything that matters comes with the request."""
 
     input: str | list[ResponseItem]
     instructions: str | None = None
     max_output_tokens: Count | None = None
+    reasoning: Reasoning | None = None
     stream_options: StreamOptions | None = None
 
     def limit(self) -> int:
         return self.max_output_tokens or DEFAULT_MAX_TOKENS
+
+    def thinking(self) -> bool | None:
+        return super().thinking() if self.reasoning is None else _thinks(self.reasoning.effort)
 
     def chat(self) -> Chat:
         system = [Message("system", self.instructions)] if self.instructions else []

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from engines import endpoint_engine
+from engines.endpoints.registry import SETTINGS, Endpoints
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.models.library import ModelLibrary
 from engines.runtime.manager import EngineManager
 from storage.store import Store
 from tests.helpers import bad_engine, echo_engine
+from tests.helpers.server_double import ServerDouble, doubles
 from ui.api.keys import ApiKeys
 from ui.api.lanes import Lanes
 from ui.api.server import Api, build_api
@@ -56,10 +59,21 @@ class Served:
             connection.close()
 
 
-def serve(data_dir: Path, specs=SPECS, **options) -> Iterator[Served]:
+def serve(data_dir: Path, specs=SPECS, servers: dict[str, str] | None = None, **options) -> Iterator[Served]:
+    """`servers`: name -> address of servers whose models are lanes, too."""
     store, library = Store(data_dir / "arena.sqlite3"), ModelLibrary(data_dir)
+    endpoints = Endpoints(data_dir, ring=lambda: None)
+    for name, url in (servers or {}).items():
+        endpoints.add(name, url)
     environments = Environments(data_dir)
-    manager = EngineManager(data_dir, library, environments, specs=specs, remembered_peak=store.peak_rss)
+    manager = EngineManager(
+        data_dir,
+        library,
+        environments,
+        specs=specs,
+        remembered_peak=store.peak_rss,
+        settings={SETTINGS: endpoints.for_workers},
+    )
     turns, door, keys = Turns(manager, store, machine_facts), Door(), ApiKeys(data_dir)
     lanes = Lanes(manager, store, library)
     api = build_api(Api(manager, turns, lanes, keys, needs_key=lambda: door.locked, **options))
@@ -78,3 +92,16 @@ def serve(data_dir: Path, specs=SPECS, **options) -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def served(tmp_path_factory) -> Iterator[Served]:
     yield from serve(tmp_path_factory.mktemp("api"), patience_s=0.5, ping_s=0.2)
+
+
+@pytest.fixture(scope="session")
+def double() -> Iterator[ServerDouble]:
+    yield from doubles()
+
+
+@pytest.fixture(scope="session")
+def second(served, double, tmp_path_factory) -> Iterator[Served]:
+    """A second instance of the app, with the first one and another server as its lanes."""
+    servers = {"first": served.base, "double": double.url}
+    specs = (endpoint_engine.SPEC, SPECS[0])
+    yield from serve(tmp_path_factory.mktemp("second"), specs, servers, patience_s=0.5, ping_s=0.2)
