@@ -27,6 +27,7 @@ from engines.models.library import ModelLibrary
 from engines.protocol import ProtocolError
 from engines.runtime.activity import Activity
 from engines.runtime.manager import EngineManager
+from storage.measurements import Measurements
 from storage.store import Store, StoreError
 from ui.api.keys import KeyNameError
 from ui.arena import Arena
@@ -64,6 +65,7 @@ def build(data_dir: Path, python: str | None = None, endpoints: Sequence[str] = 
     activity = Activity(shared=data_dir / "activity")
     library = ModelLibrary(data_dir, activity=activity)
     environments = Environments(data_dir, python, activity=activity)
+    measurements = Measurements(store)
     manager = EngineManager(
         data_dir,
         library,
@@ -71,9 +73,13 @@ def build(data_dir: Path, python: str | None = None, endpoints: Sequence[str] = 
         remembered_peak=store.peak_rss,
         activity=activity,
         settings={SETTINGS: servers.for_workers},
+        tuned=measurements.tuned,
     )
     turns = Turns(manager, store, machine_facts)
-    return Arena(data_dir, store, library, environments, servers, manager, turns)
+    desk = Desk(manager, measurements, machine_facts)
+    return Arena(
+        data_dir, store, library, environments, servers, manager, turns, measurements=measurements, desk=desk
+    )
 
 
 @contextlib.contextmanager

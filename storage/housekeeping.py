@@ -13,6 +13,8 @@ from datetime import datetime, timedelta, timezone
 
 from sqlite_utils import Database
 
+from engines.measure.document import DocumentError, dumps, loads
+from engines.measure.private import without_texts
 from storage.codec import exact, now, readable, timestamp
 from storage.database import HistoryFile
 
@@ -87,7 +89,7 @@ def delete_everything(file: HistoryFile) -> int:
     """Remove all conversations, runs and votes and what they hang on; settings stay. Raises StoreError."""
     with file.writing() as db:
         removed = db.execute("DELETE FROM conversations").rowcount
-        for table in ("environments", "targets", "machines"):
+        for table in ("measurements", "environments", "targets", "machines"):
             db.execute(f"DELETE FROM {table}")
     _leave_no_trace(file)
     return removed
@@ -102,8 +104,19 @@ def remove_texts(file: HistoryFile) -> int:
         ).rowcount
         db.execute("UPDATE turns SET prompt = NULL, system_prompt = NULL, earlier = NULL, exact = NULL")
         db.execute("UPDATE conversations SET title = NULL, exact = NULL")
+        _remove_measured_texts(db)
     _leave_no_trace(file)
     return removed
+
+
+def _remove_measured_texts(db: Database) -> None:
+    """A measurement keeps the prompts of a person's own suite, and replies to the quality gate's instructions."""
+    for measurement_id, text in db.execute("SELECT id, document FROM measurements").fetchall():
+        try:
+            kept = dumps(without_texts(loads(text)), indent=None)
+        except DocumentError:
+            kept = "{}"
+        db.execute("UPDATE measurements SET document = ? WHERE id = ?", [kept, measurement_id])
 
 
 def tidy(file: HistoryFile, retention_days: float | None) -> None:

@@ -355,3 +355,35 @@ SELECT engine, device, precision, model, machine, contended, stamp_rule, max(run
     target_id, machine_id, environment_id
 FROM ranked GROUP BY target_id, machine_id, environment_id, contended, stamp_rule;
 """
+
+
+@migrations(name="008_measurements")
+def measurements(db: Database) -> None:
+    """Fair measurements (engines/measure), and the settings that the tuner found for a target on this machine.
+
+    A measurement's repeats are runs of a conversation of its own, so that History, Trends and exports have them;
+    `document` holds all of it, raw, as docs/measure.md describes. Tunings belong to this machine and do not travel.
+    """
+    db.executescript(
+        """
+        CREATE TABLE measurements (
+            n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+            conversation_id TEXT REFERENCES conversations (id) ON DELETE CASCADE,
+            created_at TEXT NOT NULL, updated_at TEXT NOT NULL,
+            contract TEXT NOT NULL, suite TEXT NOT NULL, model TEXT NOT NULL, status TEXT NOT NULL,
+            writer TEXT, imported_from TEXT, document TEXT NOT NULL
+        );
+        CREATE INDEX measurements_listed ON measurements (created_at);
+        CREATE INDEX measurements_conversation ON measurements (conversation_id);
+        CREATE TABLE tunings (
+            engine TEXT NOT NULL, device TEXT NOT NULL, precision TEXT NOT NULL, model TEXT NOT NULL,
+            settings TEXT NOT NULL, found_at TEXT NOT NULL, why TEXT,
+            PRIMARY KEY (engine, device, precision, model)
+        );
+        CREATE VIEW measured_runs AS
+        SELECT json_extract(t.settings, '$.measurement') AS measurement_id,
+            json_extract(t.settings, '$.case') AS case_name, json_extract(t.settings, '$.round') AS round, x.*
+        FROM run_metrics x JOIN turns t ON t.id = x.turn_id
+        WHERE json_extract(t.settings, '$.measurement') IS NOT NULL;
+        """
+    )

@@ -42,9 +42,9 @@ class Store:
     def __init__(self, path: Path):
         self.path = Path(path)
         self.file = HistoryFile(self.path)
-        self._recorder = Recorder(self.file)
+        self.recorder = Recorder(self.file)
         self._memory = ChatMemory()
-        self._writer = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
+        self.writer = f"{os.getpid()}:{psutil.Process().create_time():.2f}"
         self._mine: set[str] = set()
         self._tidied_at = -math.inf
         self._tidy()
@@ -52,14 +52,14 @@ class Store:
     def close(self) -> None:
         """Save what waits; runs of this store that are still going become `interrupted`."""
         for run_id in list(self._mine):
-            self._recorder.write(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
-        self._recorder.close()
+            self.recorder.write(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
+        self.recorder.close()
         self.file.close()
 
     @property
     def trouble(self) -> str | None:
         """Why the history is not being written just now, in a sentence for people; None when all is well."""
-        return self._recorder.trouble
+        return self.recorder.trouble
 
     # --- a chat as it happens ------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class Store:
             "updated_at": now(),
             "exact": exact(title=title),
         }
-        self._recorder.write(
+        self.recorder.write(
             lambda db: insert(db, "conversations", _kept(db, row, "title", "exact", owner=owner))
         )
         return row["id"]
@@ -117,7 +117,7 @@ class Store:
             insert(db, "turns", _kept(db, row, *texts, "exact", "earlier", owner=owner))
             db.execute("UPDATE conversations SET updated_at = ? WHERE id = ?", [moment, conversation_id])
 
-        self._recorder.write(write, size=len(prompt))
+        self.recorder.write(write, size=len(prompt))
         return turn_id
 
     def start_run(
@@ -148,7 +148,7 @@ class Store:
             "machine_id": machine_row["id"],
             "contended": int(contended),
             "status": "running",
-            "writer": self._writer,
+            "writer": self.writer,
             "started_at": moment,
         }
 
@@ -157,7 +157,7 @@ class Store:
             insert(db, "targets", target_row, ignore=True)
             insert(db, "runs", row)
 
-        self._recorder.write(write)
+        self.recorder.write(write)
         return run_id
 
     def describe_run(self, run_id: str, *, model: PreparedModel, loaded: Loaded) -> None:
@@ -187,7 +187,7 @@ class Store:
                 [environment["id"], target["id"], loaded.load_s, loaded.compile_s, loaded.warmup_s, run_id],
             )
 
-        self._recorder.write(write)
+        self.recorder.write(write)
 
     def save_partial(
         self, run_id: str, text: str, token_offsets_s: Sequence[float], reasoning: str | None = None
@@ -196,7 +196,7 @@ class Store:
         self._memory.set_run(run_id, text, reasoning, "running")
         columns = {"text": text, "reasoning": reasoning or None, **_offset_columns(token_offsets_s)}
         columns["output_tokens"] = len(token_offsets_s) or None  # pieces from elsewhere are no tokens
-        self._recorder.write(
+        self.recorder.write(
             lambda db: _update_run(db, run_id, columns, "status = 'running'"),
             key=run_id,
             replaces=run_id,
@@ -227,12 +227,12 @@ class Store:
             "reasoning": reasoning or None,
             "note": readable(note),
             "felt_ttft_s": felt_ttft_s,
-            **_outcome_columns(outcome),
-            **_metric_columns(metrics),
+            **outcome_columns(outcome),
+            **metric_columns(metrics),
             **observed_columns(observed),
         }
         self._memory.set_run(run_id, text, reasoning, columns["status"])
-        self._recorder.write(
+        self.recorder.write(
             lambda db: _update_run(db, run_id, columns),
             replaces=run_id,
             size=len(text) + len(reasoning or ""),
@@ -245,7 +245,7 @@ class Store:
             writers = [
                 row[0] for row in db.execute("SELECT DISTINCT writer FROM runs WHERE status = 'running'")
             ]
-        dead = [writer for writer in writers if not _is_alive(writer)]
+        dead = [writer for writer in writers if not is_alive(writer)]
         with self.file.writing() as db:
             return sum(_interrupt(db, "writer IS ? AND status = 'running'", [writer]) for writer in dead)
 
@@ -263,7 +263,7 @@ class Store:
                 [turn_id, str(winner_panel), winner and winner[0], int(blind), now()],
             )
 
-        self._recorder.write(write)
+        self.recorder.write(write)
 
     # --- reading -------------------------------------------------------------------------------------------
 
@@ -443,7 +443,8 @@ def target_as_row(target: Target, model: PreparedModel | None = None) -> dict[st
     }
 
 
-def _outcome_columns(outcome: Finished | Failed) -> dict[str, Any]:
+def outcome_columns(outcome: Finished | Failed) -> dict[str, Any]:
+    """How a run ended, as columns of `runs`."""
     if isinstance(outcome, Finished):
         stopped = outcome.finish_reason == "cancelled"
         return {
@@ -476,7 +477,8 @@ def observed_columns(observed: Observed | None) -> dict[str, Any]:
     }
 
 
-def _metric_columns(metrics: RunMetrics) -> dict[str, Any]:
+def metric_columns(metrics: RunMetrics) -> dict[str, Any]:
+    """What was measured of a run, as columns of `runs`; what is missing is left out."""
     measured = {
         "prompt_tokens": metrics.prompt_tokens,
         "cached_prompt_tokens": metrics.cached_prompt_tokens,
@@ -549,7 +551,7 @@ def _interrupt(db: Database, where: str, values: list[Any]) -> int:
     ).rowcount
 
 
-def _is_alive(writer: str | None) -> bool:
+def is_alive(writer: str | None) -> bool:
     """Whether the app that wrote a row still runs: its process id, and the same start, as ids are used again."""
     try:
         pid, started = (writer or "").split(":")

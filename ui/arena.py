@@ -12,8 +12,10 @@ from engines.endpoints.registry import Endpoints
 from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
 from engines.runtime.manager import EngineManager
+from storage.measurements import Measurements
 from storage.store import Store
 from ui.chat.turns import Turns
+from ui.measure.desk import Desk
 
 
 @dataclass
@@ -27,8 +29,11 @@ class Arena:
     endpoints: Endpoints
     manager: EngineManager
     turns: Turns
+    measurements: Measurements
+    desk: Desk
 
     def close(self) -> None:
+        self.desk.close()
         self.turns.stop_everything()
         self.manager.shutdown()
         self.store.close()

@@ -211,6 +211,13 @@ class EngineManager:
                 slot.users -= 1
                 slot.last_used = self._clock()
 
+    def is_ready(self, target: Target) -> bool:
+        """Whether the model is on disk in the target's format: nothing to download, nothing to convert."""
+        try:
+            return self._library.is_ready(target, self._spec(target))
+        except EngineError:
+            return False
+
     def prepare(
         self,
         target: Target,

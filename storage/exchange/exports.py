@@ -88,13 +88,16 @@ def export_jsonl(file: HistoryFile, where: Filter, path: Path) -> int:
     """Write the runs that fit as JSON Lines, complete: `import_file` reads them again. Returns how many."""
     with _private_text(path) as out, file.reading() as db:
         complete = _Complete(db)
-        return _count(
-            out.write(
-                json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **row, **complete.of(row.pop("n"))})
-                + "\n"
-            )
-            for row in selection(db, where)
-        )
+        conversations: dict[str, None] = {}
+        count = 0
+        for row in selection(db, where):
+            conversations[row["conversation_id"]] = None
+            out.write(json.dumps({**_HEAD, **row, **complete.of(row.pop("n"))}) + "\n")
+            count += 1
+        for conversation_id in conversations:
+            for measurement in _measurements(db, conversation_id):
+                out.write(json.dumps({**_HEAD, "measurement": measurement}) + "\n")
+        return count
 
 
 def export_parquet(file: HistoryFile, where: Filter, path: Path) -> int:
@@ -173,7 +176,13 @@ def conversation_document(file: HistoryFile, conversation_id: str) -> dict[str, 
                 )
             ],
             "runs": [{**complete.of(row.pop("n")), **row} for row in selection(db, where)],
+            "measurements": _measurements(db, conversation_id),
         }
+
+
+def _measurements(db: Database, conversation_id: str) -> list[dict[str, Any]]:
+    found = rows(db, "SELECT * FROM measurements WHERE conversation_id = ?", [conversation_id])
+    return [_plain(row) for row in found]
 
 
 def _count(written: Iterator[Any]) -> int:
@@ -192,7 +201,7 @@ def _private_text(path: Path, encoding: str = "utf-8") -> Iterator[TextIO]:
 
 
 _JSON_COLUMNS = (
-    *("facts", "versions", "details", "recipe", "settings", "server", "earlier"),
+    *("facts", "versions", "details", "recipe", "settings", "server", "earlier", "document"),
     *("other_load", "placement"),
 )
 

@@ -20,7 +20,7 @@ from storage.codec import pack_offsets, readable, to_json
 from storage.database import HistoryFile, StoreError, sentence
 from storage.exchange.exports import FORMAT, FORMAT_VERSION
 
-TABLES = ("machines", "environments", "targets", "conversations", "turns", "runs", "votes")
+TABLES = ("machines", "environments", "targets", "conversations", "turns", "runs", "votes", "measurements")
 """In the order in which rows may refer to each other."""
 
 
@@ -125,6 +125,8 @@ _RULES = {
     "AND length(piece_offsets) % 5 IS NOT 1 AND length(token_offsets) % 5 IS NOT 1 "
     "AND (exact IS NULL OR json_type(exact) = 'object')",
     "votes": "1",
+    "measurements": "json_type(document) = 'object' "
+    "AND status IN ('running', 'paused', 'stopped', 'finished', 'failed')",
 }
 
 
@@ -157,6 +159,7 @@ def _merge_tables(db: Database, name: str | None) -> Imported:
         "turns": alive,
         "runs": f"turn_id IN (SELECT id FROM other.turns WHERE {alive})",
         "votes": "turn_id IN (SELECT id FROM main.turns)",
+        "measurements": "conversation_id IS NULL OR conversation_id IN (SELECT id FROM main.conversations)",
     }
     for table in TABLES:
         columns = ", ".join(
@@ -185,6 +188,12 @@ def _name_machines(db: Database, name: str | None) -> tuple[str, ...]:
             ORDER BY r.id LIMIT 1
         ))
         """,
+        [readable(name), platform.node()],
+    )
+    db.execute(
+        "UPDATE other.measurements SET writer = NULL, "
+        "status = CASE WHEN status IN ('running', 'paused') THEN 'stopped' ELSE status END, "
+        "imported_from = coalesce(imported_from, ?1, (SELECT nullif(json_extract(document, '$.machine.name'), ?2)))",
         [readable(name), platform.node()],
     )
     if name:
@@ -258,6 +267,9 @@ def _count_panels_from_one(staged: HistoryFile) -> None:
 
 def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The database rows in a record of either kind, in the order in which they may refer to each other."""
+    if "measurement" in record:
+        yield "measurements", record["measurement"]
+        return
     yield "conversations", record["conversation"]
     for turn in record.get("turns", ()):
         yield from _turn_rows(turn)
@@ -268,6 +280,8 @@ def _rows(record: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "targets", part["target"]
         yield from _turn_rows(part["turn"])
         yield "runs", part["run"]
+    for measurement in record.get("measurements", ()):
+        yield "measurements", measurement
 
 
 def _turn_rows(turn: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

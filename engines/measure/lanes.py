@@ -1,0 +1,56 @@
+"""Which lanes there are on this machine, and which of them the others' answers are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engines.measure.records import Lane
+from engines.protocol import Target
+from engines.runtime.manager import EngineManager
+from engines.telemetry.placement import OWN_CHOICE, family
+
+_BEST_FIRST = ("fp32", "bf16", "fp16", "int8", "int4")
+
+
+def available(manager: EngineManager, model: str) -> tuple[Target, ...]:
+    """Every target that can run here. Asks every library, which takes seconds the first time.
+
+    Left out: devices that are a library's own choice among the others (they would be measured twice), and servers,
+    whose tokenizer and clock are somebody else's.
+    """
+    found = []
+    for name, availability in manager.availability().items():
+        spec = manager.specs[name]
+        if not availability.ok or spec.model_elsewhere:
+            continue
+        for status in availability.device_status:
+            if status.ok and family(status.device) not in OWN_CHOICE:
+                precisions = status.precisions or spec.precisions
+                found += [Target(name, status.device, precision, model) for precision in precisions]
+    return tuple(found)
+
+
+def lane_of(manager: EngineManager, target: Target) -> Lane:
+    """The lane as it would run: with the settings the target was tuned to, where it was."""
+    return Lane(target, dict(manager.tuned(target)))
+
+
+def reference(manager: EngineManager, model: str, lanes: Sequence[Lane]) -> Lane | None:
+    """The lane with the model's own weights where it runs here and they are on disk; else the best of `lanes`."""
+    for name, availability in manager.availability().items():
+        spec = manager.specs[name]
+        if not spec.reference or not availability.ok:
+            continue
+        status = next((status for status in availability.device_status if status.ok), None)
+        if status is None:
+            continue
+        target = Target(name, status.device, (status.precisions or spec.precisions)[0], model)
+        measured = next((lane for lane in lanes if lane.target == target), None)
+        if measured is not None or manager.is_ready(target):
+            return measured or Lane(target)
+    return min(lanes, key=_coarseness, default=None)
+
+
+def _coarseness(lane: Lane) -> int:
+    precision = lane.target.precision
+    return next((at for at, name in enumerate(_BEST_FIRST) if precision.startswith(name)), len(_BEST_FIRST))

@@ -1,0 +1,114 @@
+"""The desk: starts measurements in a thread of their own, one at a time, and finds them again; knows no page.
+
+A measurement belongs to the app and not to the browser tab that started it: whoever opens the page sees it go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from engines.measure import lanes
+from engines.measure.records import Measurement, Suite
+from engines.measure.session import Session, plan
+from engines.protocol import Target
+from engines.runtime.manager import EngineManager
+from storage.measurements import Measurements
+
+
+class DeskError(ValueError):
+    """The measurement cannot be started; the message is for the person."""
+
+
+class Desk:
+    """One per app. Thread-safe."""
+
+    def __init__(
+        self,
+        manager: EngineManager,
+        measurements: Measurements,
+        machine: Callable[[], Mapping[str, Any]],
+        make_session: Callable[..., Session] = Session,
+    ):
+        """`machine`: gives the facts about this machine."""
+        self.manager, self.measurements = manager, measurements
+        self._machine, self._make_session = machine, make_session
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def session(self) -> Session | None:
+        """The measurement that runs, or the last that ran in this process."""
+        with self._lock:
+            return self._session
+
+    @property
+    def busy(self) -> bool:
+        with self._lock:
+            return self._thread is not None and self._thread.is_alive()
+
+    def targets(self, model: str) -> tuple[Target, ...]:
+        """Every target that can be measured here; takes seconds the first time."""
+        return lanes.available(self.manager, model)
+
+    def start(
+        self, model: str, targets: Sequence[Target], suite: Suite, *, keep_loaded: bool = False
+    ) -> Session:
+        """Begin a measurement; returns at once. Raises DeskError while another one runs."""
+        if not targets:
+            raise DeskError("No backend is chosen. Choose one or more first.")
+        if not suite.cases:
+            raise DeskError("The suite has no case.")
+        chosen = [lanes.lane_of(self.manager, target) for target in targets]
+        reference = lanes.reference(self.manager, model, chosen)
+        planned = plan(model, chosen, suite, reference=reference, machine_facts=self._machine())
+        return self._begin(planned, keep_loaded=keep_loaded)
+
+    def resume(self, measurement_id: str) -> Session:
+        """Go on with a saved measurement where it ended; raises DeskError or StoreError."""
+        saved = self.measurements.measurement(measurement_id)
+        if saved is None:
+            raise DeskError(f"There is no measurement {measurement_id}.")
+        if saved.status == "finished":
+            raise DeskError("This measurement is complete.")
+        return self._begin(saved, keep_loaded=bool(saved.environment.get("keep_loaded")))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end; True once nothing runs. Raises what the session raised."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+            if thread.is_alive():
+                return False
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+        return True
+
+    def close(self, timeout: float | None = 20.0) -> None:
+        """Stop what runs and keep what is done; for the end of the app."""
+        session, thread = self.session, self._thread
+        if session is not None and thread is not None and thread.is_alive():
+            session.stop()
+            thread.join(timeout)
+
+    def _begin(self, measurement: Measurement, **options: Any) -> Session:
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise DeskError("A measurement is running. Stop it first, or wait.")
+            session = self._session = self._make_session(
+                measurement, self.manager, journal=self.measurements, **options
+            )
+            self._error = None
+            self._thread = threading.Thread(target=self._work, args=(session,), name="measure", daemon=True)
+            self._thread.start()
+        return session
+
+    def _work(self, session: Session) -> None:
+        try:
+            session.run()
+        except BaseException as error:  # noqa: BLE001 - whoever waits gets it
+            self._error = error
