@@ -32,8 +32,9 @@ from storage.store import Store, StoreError
 from ui.api.keys import KeyNameError
 from ui.arena import Arena
 from ui.chat.turns import TurnError, Turns
-from ui.cli import doctor, history, keys, models, run, setup
+from ui.cli import doctor, history, keys, measure, models, run, setup
 from ui.cli.terminal import harmless_output
+from ui.measure.desk import Desk
 from ui.share.door import Door
 from ui.share.hosts import is_loopback
 from ui.share.logins import PasswordError
@@ -246,7 +247,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     add_options(main_parser)
     commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_make_command)
-    for command_line in (doctor, run):
+    for command_line in (doctor, run, measure):
         command_line.register(commands, arena_on)
     for command_line in (models, history, keys, setup):
         command_line.register(commands)

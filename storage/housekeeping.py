@@ -14,7 +14,7 @@ from datetime import datetime, timedelta, timezone
 from sqlite_utils import Database
 
 from engines.measure.document import DocumentError, dumps, loads
-from engines.measure.private import without_texts
+from engines.measure.privacy import without_texts
 from storage.codec import exact, now, readable, timestamp
 from storage.database import HistoryFile
 

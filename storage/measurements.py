@@ -16,7 +16,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from engines.measure.document import DocumentError, dumps, loads
-from engines.measure.private import model_name, without_texts
+from engines.measure.privacy import model_name, without_texts
 from engines.measure.records import Case, Lane, Measurement, Repeat
 from engines.measure.session import Ran
 from engines.protocol import Finished, RunMetrics, Target
@@ -28,6 +28,7 @@ from storage.store import (
     is_alive,
     machine_as_row,
     metric_columns,
+    observed_columns,
     outcome_columns,
     target_as_row,
 )
@@ -100,7 +101,7 @@ class Measurements:
         if turn_id is None:
             turn_id = self._turns[key] = new_id()
             turn = _turn_row(turn_id, conversation_id, measurement, case, repeat)
-        panel = next(at for at, result in enumerate(measurement.lanes) if result.lane.key == lane.key)
+        panel = next(at for at, result in enumerate(measurement.lanes, 1) if result.lane.key == lane.key)
         machine, target = machine_as_row(measurement.machine), target_as_row(lane.target, ran.model)
         environment = _environment_row(lane, ran)
         run = {
@@ -116,6 +117,7 @@ class Measurements:
             "finished_at": now(),
             **outcome_columns(ran.outcome),
             **metric_columns(_metrics(repeat, ran)),
+            **observed_columns(ran.observed),
         }
         if repeat.refused:
             run["warning"] = f"Refused: {repeat.refused}"

@@ -169,3 +169,8 @@ def from_plain(kind: Any, value: Any) -> Any:
 def lane_of(document: Mapping[str, Any]) -> Lane:
     """The lane (target and settings) in a lane's document."""
     return from_plain(Lane, _lane_from(document)["lane"])
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """One object on one line, ASCII."""
+    return json.dumps(to_plain(row), allow_nan=False)

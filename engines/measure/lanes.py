@@ -36,18 +36,20 @@ def lane_of(manager: EngineManager, target: Target) -> Lane:
 
 
 def reference(manager: EngineManager, model: str, lanes: Sequence[Lane]) -> Lane | None:
-    """The lane with the model's own weights where it runs here and they are on disk; else the best of `lanes`."""
+    """The lane with the model's own weights where it runs here and they are on disk; else the most exact of `lanes`.
+
+    One that is measured anyway is preferred, the most exact first; else the engine's own best precision here.
+    """
+    measured = [lane for lane in lanes if (spec := manager.specs.get(lane.target.engine)) and spec.reference]
+    if measured:
+        return min(measured, key=_coarseness)
     for name, availability in manager.availability().items():
         spec = manager.specs[name]
-        if not spec.reference or not availability.ok:
-            continue
         status = next((status for status in availability.device_status if status.ok), None)
-        if status is None:
-            continue
-        target = Target(name, status.device, (status.precisions or spec.precisions)[0], model)
-        measured = next((lane for lane in lanes if lane.target == target), None)
-        if measured is not None or manager.is_ready(target):
-            return measured or Lane(target)
+        if spec.reference and availability.ok and status is not None:
+            target = Target(name, status.device, (status.precisions or spec.precisions)[0], model)
+            if manager.is_ready(target):
+                return Lane(target)
     return min(lanes, key=_coarseness, default=None)
 
 

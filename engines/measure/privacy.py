@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engines.measure.records import Case, LaneResult, Measurement, Repeat, Suite
+from engines.measure.records import Case, LaneResult, Measurement, Quality, Repeat, Suite
 
 _PATH = re.compile(
     r"""(?<![\w.:/\\])(?:
@@ -91,3 +91,23 @@ def _clean(value: Any, known: Mapping[str, str]) -> Any:
             value if value and isinstance(value[0], float) else tuple(_clean(item, known) for item in value)
         )
     return [_clean(item, known) for item in value] if isinstance(value, list) else value
+
+
+def model_name(model: str) -> str:
+    """The name of a model: of a folder its last part."""
+    return last_part(model) if _is_path(model) else model
+
+
+def without_texts(measurement: Measurement) -> Measurement:
+    """The same figures without any prompt of the person's or reply of a model, for who keeps numbers only."""
+    cases = tuple(replace(case, text=None) for case in measurement.suite.cases)
+    lanes = tuple(replace(result, quality=_without_replies(result.quality)) for result in measurement.lanes)
+    return replace(measurement, suite=replace(measurement.suite, cases=cases), lanes=lanes)
+
+
+def _without_replies(quality: Quality | None) -> Quality | None:
+    if quality is None:
+        return None
+    return replace(
+        quality, answers=tuple(replace(answer, text=None, token_ids=()) for answer in quality.answers)
+    )

@@ -68,6 +68,8 @@ class Ran:
     outcome: Finished | Failed
     loaded: Loaded | None
     model: PreparedModel | None
+    observed: Observed | None = None
+    """What went on beside it, and where it ran."""
 
 
 class Journal(Protocol):
@@ -490,7 +492,7 @@ class Session:
             repeat = replace(repeat, energy_j=max(0.0, joules - self._idle_w * (time.monotonic() - started)))
         repeat = replace(repeat, temperature_c=machine.temperature_c(), clock_mhz=machine.clock_mhz())
         repeat = replace(repeat, refused=self._refusal(result, case, repeat))
-        self._book(step, case, repeat, Ran(outcome, lease.loaded, lease.model))
+        self._book(step, case, repeat, Ran(outcome, lease.loaded, lease.model, lease.observed))
 
     def _marked(self, repeat: Repeat, lease: Lease) -> Repeat:
         """With what went on beside it."""

@@ -23,7 +23,7 @@ QUICK = Suite(
     "Quick",
     (
         Case("chat", "Short chat", "chat", 128, 128),
-        Case("summary-1k", "Summary of 1 k tokens", "summarisation", 1024, 64),
+        Case("summary", "Summary of a document", "summarisation", 896, 64),
     ),
     passes=("quality", "speed", "memory"),
     instruction_tokens=32,

@@ -1,0 +1,271 @@
+"""A measurement as rows: for a terminal, Markdown and CSV. The figures are the document's, from one place."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engines.measure.comparison import Comparison
+from engines.measure.records import METRICS, Figure, LaneResult, Measurement, Verdict
+from engines.measure.spread import case_figures, counted
+from engines.measure.verdict import METRIC_TITLES, excluded, share_of_limit, verdicts
+
+UNITS = {
+    "ttft_s": "s",
+    "prefill_tok_s": "tok/s",
+    "decode_tok_s": "tok/s",
+    "answer_s": "s",
+    "itl_p95_s": "s",
+    "joules_per_token": "J",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One lane in one case."""
+
+    lane: str
+    case: str
+    figures: dict[str, Figure]
+    disturbed: int
+    """Repeats that were disturbed and do not count."""
+    excluded: str | None
+    result: LaneResult
+
+
+def rows(measurement: Measurement) -> list[Row]:
+    """Every measured lane in every case, also those that failed: without figures, with the reason."""
+    found = []
+    for result in measurement.measured:
+        reason = excluded(result, measurement)
+        for case in measurement.suite.cases:
+            disturbed = sum(1 for r in result.repeats if r.case == case.name and r.disturbed)
+            made = case_figures(result.repeats, case.name)
+            found.append(Row(result.lane.key, case.name, made, disturbed, reason, result))
+    return found
+
+
+def spelled(figure: Figure | None, unit: str = "") -> str:
+    """`17.5 (17.3–17.6) tok/s`."""
+    if figure is None:
+        return "–"
+    return f"{figure.median:.4g} ({figure.low:.4g}–{figure.high:.4g}) {unit}".rstrip()
+
+
+def text(measurement: Measurement, job: str | None = None) -> str:
+    """For a terminal: the verdict first, then the table."""
+    lines = []
+    for verdict in verdicts(measurement):
+        if job is None or verdict.job == job:
+            lines += [f"{verdict.title}: {headline(verdict)}", *(f"  {line}" for line in verdict.because)]
+    lines.append("")
+    head = ("lane", "case", "TTFT s", "decode tok/s", "answer s", "repeats", "")
+    body = [
+        (
+            row.lane,
+            row.case,
+            spelled(row.figures.get("ttft_s")),
+            spelled(row.figures.get("decode_tok_s")),
+            spelled(row.figures.get("answer_s")),
+            _repeats(row),
+            f"cannot win: {row.excluded}" if row.excluded else "",
+        )
+        for row in rows(measurement)
+    ]
+    widths = [max(len(line[at]) for line in (head, *body)) for at in range(len(head) - 1)]
+    for line in (head, *body):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        lines.append("  ".join((*cells, line[-1])).rstrip())
+    lines += [
+        *(f"! {note}" for note in measurement.notes),
+        *([measurement.suite.note] if measurement.suite.note else []),
+    ]
+    return "\n".join(lines)
+
+
+def _repeats(row: Row) -> str:
+    count = len(counted(row.result.repeats, row.case))
+    return f"{count}" + (f" (+{row.disturbed} disturbed)" if row.disturbed else "")
+
+
+def headline(verdict: Verdict) -> str:
+    """The verdict in a few words."""
+    if verdict.winner is None:
+        return "no clear winner" if verdict.confidence == "unclear" else "nothing to recommend"
+    if verdict.by is None:
+        return f"{verdict.winner} (the only one that can win)"
+    if verdict.metric == "foreground_tax":
+        return f"{verdict.winner}, {100 * verdict.by:.0f} points ahead of {verdict.runner_up}"
+    return f"{verdict.winner}, {verdict.by:.0%} ahead of {verdict.runner_up}"
+
+
+def markdown(measurement: Measurement) -> str:
+    """The report as Markdown."""
+    lines = [f"# Measurement of {measurement.model}", ""]
+    told = (measurement.created_at, measurement.suite.title, measurement.contract, measurement.status)
+    lines += [" · ".join(told), ""]
+    lines += ["## Verdict", ""]
+    for verdict in verdicts(measurement):
+        lines += [
+            f"**{verdict.title}: {headline(verdict)}**",
+            "",
+            *(f"- {line}" for line in verdict.because),
+            "",
+        ]
+    lines += ["## Figures", "", "Medians, with the 95 % interval in parentheses.", ""]
+    lines += _md_table(
+        ("lane", "case", *(f"{METRIC_TITLES[m]} ({UNITS[m]})" for m in METRICS), "repeats"),
+        (
+            (_crossed(row), row.case, *(spelled(row.figures.get(m)) for m in METRICS), _repeats(row))
+            for row in rows(measurement)
+        ),
+    )
+    lines += ["", "## Lanes", ""]
+    lines += _md_table(
+        (
+            "lane",
+            "runs on",
+            "weights",
+            "share of memory limit",
+            "peak memory",
+            "load",
+            "quality",
+            "cannot win",
+        ),
+        (
+            (
+                result.lane.key,
+                result.device or "–",
+                _gb(result.weight_bytes),
+                _percent(share_of_limit(result, measurement)),
+                _gb(result.peak_rss_bytes),
+                "–" if result.ledger.load_s is None else f"{result.ledger.load_s:.2f} s",
+                _quality(result),
+                excluded(result, measurement) or "",
+            )
+            for result in measurement.measured
+        ),
+    )
+    lines += ["", "## Machine", "", *_facts(measurement.machine), *_facts(measurement.environment)]
+    if measurement.foreign:
+        lines += ["", "## Other benchmarks, under their own rules", ""]
+        lines += _md_table(
+            ("contract", "what", "test", "figure", "value"),
+            ((r.contract, r.label, r.test, r.metric, f"{r.value:.4g}") for r in measurement.foreign),
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _md_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return [line(head), "|" + "---|" * len(head), *(line(cells) for cells in body)]
+
+
+def _crossed(row: Row) -> str:
+    return f"~~{row.lane}~~" if row.excluded else row.lane
+
+
+def _quality(result: LaneResult) -> str:
+    quality = result.quality
+    if quality is None:
+        return "not checked"
+    return f"{quality.instructions_passed} of {quality.instructions_total} obeyed"
+
+
+def _facts(facts: Any) -> list[str]:
+    return [f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items() if value is not None]
+
+
+def _gb(count: int | None) -> str:
+    return "–" if not count else f"{count / 1e9:.2f} GB"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}"
+
+
+def csv_text(measurement: Measurement) -> str:
+    """Every repeat as one line, with its figures; spreadsheets open it."""
+    columns = (
+        *(
+            "contract",
+            "measurement",
+            "created_at",
+            "model",
+            "lane",
+            "engine",
+            "device",
+            "precision",
+            "settings",
+        ),
+        *(
+            "case",
+            "round",
+            "attempt",
+            "status",
+            "counts",
+            "disturbed",
+            "refused",
+            "prompt_tokens",
+            "prompt_sha256",
+        ),
+        *("output_tokens", *METRICS, "total_s", "other_load_cores"),
+    )
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\r\n")
+    writer.writeheader()
+    for result in measurement.measured:
+        target = result.lane.target
+        for repeat in result.repeats:
+            row = {
+                "contract": measurement.contract,
+                "measurement": measurement.id,
+                "created_at": measurement.created_at,
+                "model": measurement.model,
+                "lane": result.lane.key,
+                **{name: getattr(target, name) for name in ("engine", "device", "precision")},
+                "settings": ", ".join(f"{k}={v}" for k, v in sorted(result.lane.settings.items())),
+                "case": repeat.case,
+                "round": repeat.number,
+                "output_tokens": len(repeat.token_offsets_s),
+                **{
+                    name: getattr(repeat, name)
+                    for name in columns
+                    if hasattr(repeat, name) and name != "model"
+                },
+            }
+            writer.writerow({name: _harmless(value) for name, value in row.items()})
+    return out.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if risky else value
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """For a terminal."""
+    lines = []
+    if comparison.why_not:
+        lines.append(f"Not comparable: {comparison.why_not}")
+    for title, names in (
+        ("Changed", comparison.changes),
+        ("New lanes", comparison.new),
+        ("Lanes gone", comparison.removed),
+        ("ALARM: lanes that fail now", comparison.failed),
+    ):
+        if names:
+            lines += [f"{title}:", *(f"  {name}" for name in names)]
+    marks = {"alarm": "ALARM", "note": "note", "better": "better", "same": ""}
+    for d in comparison.differences:
+        lines.append(
+            f"  {d.lane}  {d.case}  {METRIC_TITLES[d.metric]}: {d.before:.4g} → {d.now:.4g} "
+            f"({d.change:+.1%}) {marks[d.level]}".rstrip()
+        )
+    return "\n".join(lines)

@@ -1,0 +1,198 @@
+"""Measurements as rows of the history: saved as they go, found again, deleted, taken away and brought in."""
+
+import json
+import sqlite3
+from dataclasses import replace
+
+import pytest
+from sqlite_utils import Database
+
+from engines.measure import document
+from engines.measure.records import LaneResult, Measurement, Repeat
+from engines.measure.session import Ran
+from engines.protocol import Finished, Loaded, PreparedModel, RunMetrics, Target
+from storage.exchange.exports import conversation_document, export_database, export_selection
+from storage.exchange.imports import import_file
+from storage.measurements import Measurements
+from storage.migrations import migrations
+from storage.records import Filter
+from storage.store import Store
+from tests.helpers.measuring import SHORT, TINY, lane
+
+ECHO, SLOW = lane("echo", "100"), lane("echo", "20")
+OFFSETS = (0.1, 0.15, 0.2, 0.26)
+
+
+def planned(**fields) -> Measurement:
+    lanes = (LaneResult(ECHO), LaneResult(SLOW))
+    moment = "2026-11-20T10:00:00.000Z"
+    return Measurement("m1", "demo", TINY, moment, lanes, machine={"name": "box", "processor": "P"}, **fields)
+
+
+def ran(repeat: Repeat) -> Ran:
+    metrics = RunMetrics(64, 0, len(repeat.token_offsets_s), repeat.prompt_sha256, repeat.token_offsets_s)
+    loaded = Loaded(1.5, 0.1, None, None, None, "CPU", {"echo": "1.0"})
+    return Ran(
+        Finished("r", "length", "words", metrics), loaded, PreparedModel("/x", "demo", "100", "safetensors")
+    )
+
+
+@pytest.fixture
+def filled(store):
+    """Two repeats of one lane and one of another, and the measurement they belong to."""
+    journal = Measurements(store)
+    measurement = planned()
+    for one, number in ((ECHO, 1), (ECHO, 2), (SLOW, 1)):
+        repeat = Repeat(
+            "short",
+            number,
+            token_offsets_s=OFFSETS,
+            prompt_tokens=64,
+            prompt_sha256=f"h{number}",
+            started_at="2026-11-20T10:00:01.000Z",
+            disturbed=number == 2,
+        )
+        lanes = tuple(
+            replace(r, repeats=(*r.repeats, repeat)) if r.lane == one else r for r in measurement.lanes
+        )
+        measurement = replace(measurement, lanes=lanes, updated_at="2026-11-20T10:00:02.000Z")
+        journal.repeated(measurement, one, SHORT, repeat, ran(repeat))
+        journal.saved(measurement)
+    return journal, measurement
+
+
+def test_what_was_saved_is_what_is_found(store, filled):
+    journal, measurement = filled
+    assert journal.measurement("m1") == measurement
+    (listed,) = journal.listed()
+    assert (listed.model, listed.suite, listed.status) == ("demo", "own", "running")
+    assert not listed.resumable  # this very process writes it
+    assert Measurements(store).listed(model="other") == ()
+
+
+def test_repeats_are_runs_in_history_trends_and_the_view(store, filled):
+    (summary,) = store.conversations(Filter(engine="echo", precision="20")).summaries
+    assert "Measurement" in summary.title
+    with store.file.reading() as db:
+        rows = db.execute(
+            "SELECT case_name, round, precision, decode_tok_s FROM measured_runs ORDER BY precision, round"
+        ).fetchall()
+    rate = 3 / (OFFSETS[-1] - OFFSETS[0])
+    assert rows == [
+        ("short", 1, "100", pytest.approx(rate)),
+        ("short", 2, "100", pytest.approx(rate)),
+        ("short", 1, "20", pytest.approx(rate)),
+    ]
+    conversation = store.conversation(summary.id)
+    assert {turn.prompt for turn in conversation.turns} == {
+        "Measure: Short, round 1",
+        "Measure: Short, round 2",
+    }
+
+
+def test_after_the_app_was_closed_it_can_be_gone_on_with(tmp_path):
+    first = Store(tmp_path / "a.sqlite3")
+    Measurements(first).saved(planned(status="running"))
+    with first.file.writing() as db:
+        db.execute("UPDATE measurements SET writer = '999999:1.00'")  # an app that is gone
+    first.close()
+    again = Store(tmp_path / "a.sqlite3")
+    journal = Measurements(again)
+    assert [listed.resumable for listed in journal.listed()] == [True]
+    journal.saved(planned(status="finished"))
+    assert [(listed.status, listed.resumable) for listed in journal.listed()] == [("finished", False)]
+    assert again.conversations().total == 1  # the same conversation as before
+    again.close()
+
+
+def test_deleting_the_conversation_deletes_the_measurement(store, filled):
+    journal, measurement = filled
+    (summary,) = store.conversations().summaries
+    store.delete([summary.id])
+    assert journal.listed() == ()
+    store.undelete([summary.id])
+    assert len(journal.listed()) == 1
+    journal.delete("m1")
+    assert (journal.listed(), store.conversations().total) == ((), 0)
+    journal.saved(measurement)  # a session that still runs must not fail
+
+
+def test_removing_texts_leaves_the_figures_only(store):
+    own = replace(planned(), suite=replace(TINY, cases=(replace(SHORT, text="my secret"),)))
+    journal = Measurements(store)
+    journal.saved(own)
+    store.remove_texts()
+    assert b"my secret" not in store.path.read_bytes()
+    assert journal.measurement("m1").suite.cases[0].text is None
+    store.set_setting("keep_text", False)
+    journal.saved(replace(own, id="m2"))
+    assert journal.measurement("m2").suite.cases[0].text is None
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "db"])
+def test_exports_take_it_along_and_imports_bring_it_in_once(tmp_path, store, filled, kind):
+    path = tmp_path / f"out.{kind}"
+    if kind == "jsonl":
+        assert export_selection(store.file, Filter(), path, "jsonl") == 3
+    elif kind == "json":
+        (summary,) = store.conversations().summaries
+        path.write_text(json.dumps(conversation_document(store.file, summary.id)))
+    else:
+        export_database(store.file, path)
+    other = Store(tmp_path / "other.sqlite3")
+    for _ in range(2):
+        import_file(other.file, path, name="the other PC")
+    (listed,) = Measurements(other).listed()
+    assert (listed.imported_from, listed.status) == ("the other PC", "stopped")
+    assert Measurements(other).measurement("m1").lanes == filled[1].lanes
+    with other.file.reading() as db:
+        assert db.execute("SELECT count(*) FROM measured_runs").fetchone()[0] == 3
+    other.close()
+
+
+def test_another_machines_report_is_brought_in_once(store):
+    journal = Measurements(store)
+    assert journal.bring_in(planned(status="running"), "a friend")
+    assert not journal.bring_in(planned(), "a friend")
+    (listed,) = journal.listed()
+    assert (listed.imported_from, listed.status, listed.conversation_id) == ("a friend", "stopped", None)
+    store.delete_everything()
+    assert journal.listed() == ()
+
+
+def test_a_tuning_is_kept_used_shown_and_taken_back(store):
+    journal = Measurements(store)
+    target = Target("echo", "CPU", "100", "demo")
+    assert journal.tuned(target) == {}
+    journal.keep_tuning(target, {"pace": "20", "threads": 2}, "it was faster")
+    assert journal.tuned(target) == {"pace": "20", "threads": 2}
+    assert journal.tuned(replace(target, model="other")) == {}
+    (kept,) = journal.tunings()
+    assert (kept.target, kept.why) == (target, "it was faster")
+    journal.take_back_tuning(target)
+    assert (journal.tuned(target), journal.tunings()) == ({}, ())
+
+
+def test_the_chosen_lane_is_remembered_for_its_model(store):
+    journal = Measurements(store)
+    journal.prefer(Target("echo", "CPU", "100", "demo"))
+    journal.prefer(Target("echo", "CPU", "20", "big"))
+    assert (journal.preferred("demo"), journal.preferred("big"), journal.preferred("x")) == (
+        "echo/CPU/100",
+        "echo/CPU/20",
+        None,
+    )
+
+
+def test_the_version_before_gets_the_tables(tmp_path):
+    path = tmp_path / "old.sqlite3"
+    db = Database(sqlite3.connect(path))
+    migrations.apply(db, stop_before="008_measurements")
+    assert "measurements" not in db.table_names()
+    db.conn.commit()
+    db.conn.close()
+    store = Store(path)
+    journal = Measurements(store)
+    journal.saved(planned())
+    assert document.loads(document.dumps(journal.measurement("m1"))) == planned(reference=None)
+    store.close()

@@ -1,0 +1,271 @@
+"""`python app.py measure`: the fair benchmark without the page. Ctrl+C stops it and keeps what is done."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engines.measure import comparison, document, foreign, lanes, suites, tables, tuner
+from engines.measure.privacy import without_private
+from engines.measure.records import Measurement, Watch
+from engines.measure.verdict import JOBS
+from engines.protocol import DEMO_MODEL, Target
+from engines.runtime.manager import EngineFailure
+from ui.arena import Arena, OpenArena
+from ui.measure.desk import DeskError
+
+_NOTHING_MEASURED = 1
+_USAGE = 2
+_STOPPED = 130
+_QUICK_LANE_S = 120
+
+
+class _RefusedError(Exception):
+    """What was asked for cannot be done; one sentence."""
+
+
+def register(commands: Any, open_arena: OpenArena) -> None:
+    """Add `measure`."""
+    command = commands.add_parser("measure", help="measure backends fairly and say which one to use for what")
+    command.add_argument(
+        "--suite",
+        default="quick",
+        metavar="quick|standard|sweep|FILE",
+        help='default: %(default)s; a file holds one JSON object a line: {"prompt": …, "new_tokens": …}',
+    )
+    command.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        metavar="TARGET",
+        help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated; all: every lane here",
+    )
+    command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
+    command.add_argument(
+        "--repeats", type=_positive, metavar="N", help="at least 5 for intervals worth the name"
+    )
+    command.add_argument(
+        "--tune", action="store_true", help="first try each engine's settings, keep the best"
+    )
+    command.add_argument(
+        "--tune-minutes",
+        type=_minutes,
+        default=5.0,
+        metavar="M",
+        help="minutes a lane (default: %(default)g)",
+    )
+    command.add_argument(
+        "--untune", action="store_true", help="take the kept settings of the targets back, and end"
+    )
+    command.add_argument("--job", choices=[job.name for job in JOBS], help="what `verdict` is for")
+    command.add_argument("--keep-loaded", action="store_true", help="let the other lanes stay in memory")
+    command.add_argument("--resume", metavar="ID", help="go on with a measurement that was stopped")
+    for name, what in (("json", "all of it as JSON"), ("html", "a report that opens anywhere")):
+        command.add_argument(
+            f"--{name}", type=Path, metavar="FILE", help=f"write {what} (-: to the terminal)"
+        )
+    for name, what in (
+        ("md", "Markdown"),
+        ("csv", "every repeat as CSV"),
+        ("jsonl", "JSON Lines as llama-bench's"),
+    ):
+        command.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
+    command.add_argument(
+        "--against", type=Path, metavar="FILE", help="hold it against an earlier or another machine's JSON"
+    )
+    command.add_argument(
+        "--foreign",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="llama-bench or llm_bench results",
+    )
+    command.add_argument("--private", action="store_true", help="keep machine name, folders and own prompts")
+    command.set_defaults(run=lambda arguments: _measure(arguments, open_arena))
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 600:
+        raise argparse.ArgumentTypeError("must be between 0 and 600")
+    return value
+
+
+def _measure(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
+    try:
+        suite = suites.with_repeats(suites.named(arguments.suite), arguments.repeats)
+        earlier = _read(arguments.against) if arguments.against else None
+        added = tuple(row for path in arguments.foreign for row in _foreign(path))
+        if not arguments.on and not arguments.resume:
+            raise _RefusedError("Say what to measure: --on ENGINE/DEVICE/PRECISION, or --on all.")
+        with open_arena(arguments) as arena:
+            if arguments.untune:
+                return _untune(arguments, arena)
+            if arguments.resume:
+                arena.desk.resume(arguments.resume)
+            else:
+                _start(arguments, arena, suite)
+            stopped = _watch(arena)
+            session = arena.desk.session
+            if session is None:
+                return _NOTHING_MEASURED
+            found = replace(session.measurement, foreign=(*session.measurement.foreign, *added))
+            if added:
+                arena.measurements.saved(found)
+            if arena.store.trouble:
+                print(arena.store.trouble, file=sys.stderr)
+        _write_files(arguments, found, earlier)
+    except (_RefusedError, suites.SuiteError, DeskError) as error:
+        print(f"{error}", file=sys.stderr)
+        return _USAGE
+    if stopped:
+        print(f"Stopped. Go on later with --resume {found.id}", file=sys.stderr)
+        return _STOPPED
+    return 0 if any(r.counts for result in found.measured for r in result.repeats) else _NOTHING_MEASURED
+
+
+def _targets(arguments: argparse.Namespace, arena: Arena) -> list[Target]:
+    targets: list[Target] = []
+    for spelling in arguments.on:
+        if spelling == "all":
+            print("Asking every library what it can do here …", file=sys.stderr, flush=True)
+            targets += lanes.available(arena.manager, arguments.model)
+        else:
+            targets.append(Target.parse(spelling, arguments.model))
+    return list(dict.fromkeys(targets))
+
+
+def _untune(arguments: argparse.Namespace, arena: Arena) -> int:
+    for target in _targets(arguments, arena):
+        arena.measurements.take_back_tuning(target)
+        print(f"{target} uses the engine's defaults again.")
+    return 0
+
+
+def _start(arguments: argparse.Namespace, arena: Arena, suite: Any) -> None:
+    targets = _targets(arguments, arena)
+    if arguments.tune:
+        for target in targets:
+            _tune(arguments, arena, target)
+    minutes = len(targets) * (suite.target_s or _QUICK_LANE_S * len(suite.cases)) / 60
+    print(
+        f"{suite.title}: {len(targets)} lanes, {len(suite.cases)} cases, {suite.repeats} repeats; about "
+        f"{max(1, round(minutes))} min on a good PC. The time here is told once every lane has been tried.",
+        file=sys.stderr,
+        flush=True,
+    )
+    arena.desk.start(arguments.model, targets, suite, keep_loaded=arguments.keep_loaded)
+
+
+def _tune(arguments: argparse.Namespace, arena: Arena, target: Target) -> None:
+    told = _teller()
+    try:
+        found = tuner.tune(arena.manager, target, arguments.tune_minutes * 60, told)
+    except EngineFailure as failure:
+        print(f"{target} could not be tuned: {failure}", file=sys.stderr, flush=True)
+        return
+    arena.measurements.keep_tuning(target, found.best, found.why)
+    print(f"{target}: {found.why}", file=sys.stderr, flush=True)
+
+
+def _watch(arena: Arena) -> bool:
+    """Tell on stderr what goes on until it is over; True when it was stopped."""
+    told, time_told, stopped = _teller(), False, False
+    while True:
+        try:
+            if arena.desk.wait(0.2):
+                break
+            session = arena.desk.session
+            watch = session.watch() if session else None
+            if watch is not None:
+                told(_line(watch))
+                if watch.left_s is not None and watch.measurement.fitted and not time_told:
+                    time_told = True
+                    told(f"This will take about {_duration(watch.left_s)}: {watch.total - watch.done} steps.")
+        except KeyboardInterrupt:
+            stopped = True
+            print("Stopping; what is done is kept.", file=sys.stderr, flush=True)
+            if arena.desk.session:
+                arena.desk.session.stop()
+    return stopped
+
+
+def _line(watch: Watch) -> str:
+    left = f", {_duration(watch.left_s)} left" if watch.left_s else ""
+    return f"[{watch.done}/{watch.total}{left}] {watch.now}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _teller() -> Callable[[str], None]:
+    last, at = [""], [0.0]
+
+    def tell(line: str) -> None:
+        text = line.split("] ", 1)[-1]
+        if text != last[0] and (time.monotonic() - at[0] > 0.5 or not line.startswith("[")):
+            last[0], at[0] = text, time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _write_files(arguments: argparse.Namespace, found: Measurement, earlier: Measurement | None) -> None:
+    from ui.measure.report_html import report
+
+    compared = comparison.compare(earlier, found) if earlier else None
+    shown = found if arguments.private else without_private(found)
+    texts = {
+        "json": lambda: document.dumps(shown, arguments.job) + "\n",
+        "html": lambda: report(found, beside=[earlier] if earlier else [], private=arguments.private),
+        "md": lambda: tables.markdown(shown),
+        "csv": lambda: tables.csv_text(shown),
+        "jsonl": lambda: "".join(f"{document.line(row)}\n" for row in foreign.llama_bench_lines(shown)),
+    }
+    to_terminal = False
+    for name, make in texts.items():
+        path: Path | None = getattr(arguments, name)
+        if path is not None and str(path) == "-":
+            to_terminal = True
+            print(make(), end="")
+        elif path is not None:
+            _write(path, make(), "utf-8-sig" if name == "csv" else "utf-8")
+    if not to_terminal:
+        print(tables.text(found, arguments.job))
+        if compared is not None:
+            print("\n" + tables.comparison_text(compared))
+
+
+def _write(path: Path, text: str, encoding: str) -> None:
+    try:
+        path.write_text(text, encoding=encoding, newline="")
+    except OSError as error:
+        raise _RefusedError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
+def _read(path: Path) -> Measurement:
+    try:
+        return document.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeError, document.DocumentError) as error:
+        raise _RefusedError(f"{path} cannot be compared with: {error}") from error
+
+
+def _foreign(path: Path) -> tuple[Any, ...]:
+    try:
+        return foreign.read(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeError, foreign.ForeignError) as error:
+        raise _RefusedError(f"{path} cannot be added: {error}") from error
