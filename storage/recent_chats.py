@@ -34,6 +34,17 @@ class ChatMemory:
         self._conversations: OrderedDict[str, dict[str, TurnMemo]] = OrderedDict()
         self._turns: dict[str, TurnMemo] = {}
         self._runs: dict[str, RunMemo] = {}
+        self._begun: set[str] = set()
+
+    def begin(self, conversation_id: str) -> None:
+        """It begins now, so all of it will be here."""
+        with self._lock:
+            self._begun.add(conversation_id)
+
+    def has_all(self, conversation_id: str) -> bool:
+        """Whether everything that was said in a conversation is here, because it began here and was not dropped."""
+        with self._lock:
+            return conversation_id in self._begun
 
     def add_turn(self, conversation_id: str, turn: TurnMemo) -> None:
         with self._lock:
@@ -69,6 +80,7 @@ class ChatMemory:
                 self._drop(dropped)
 
     def _drop(self, conversation_id: str) -> None:
+        self._begun.discard(conversation_id)
         for turn in self._conversations.pop(conversation_id, {}).values():
             self._turns.pop(turn.id, None)
             for run_id in turn.runs:

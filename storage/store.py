@@ -66,8 +66,9 @@ class Store:
     def start_conversation(self, title: str | None = None, owner: str | None = None) -> str:
         """A new conversation; without a title it goes by its first prompt. Returns its id."""
         self._tidy()
+        conversation_id = new_id()
         row = {
-            "id": new_id(),
+            "id": conversation_id,
             "title": readable(title),
             "owner": readable(owner),
             "created_at": now(),
@@ -77,7 +78,8 @@ class Store:
         self.recorder.write(
             lambda db: insert(db, "conversations", _kept(db, row, "title", "exact", owner=owner))
         )
-        return row["id"]
+        self._memory.begin(conversation_id)
+        return conversation_id
 
     def start_turn(
         self,
@@ -274,21 +276,36 @@ class Store:
 
         The latest attempt of each turn counts. Turns that were replaced are left out with everything that
         followed them, and so are turns in which this panel said nothing. Ends before `before_turn_id`.
+        Raises StoreError when the file cannot be read and this process has not heard all of the conversation.
         """
+        messages: list[Message] = []
+        for turn, latest in self._panel_turns(conversation_id, panel, before_turn_id):
+            if latest.text and latest.status != "running":
+                reply = Message("assistant", latest.text, latest.reasoning or None)
+                messages += [Message("user", turn.prompt), reply]
+        return tuple(messages)
+
+    def panel_has_gaps(self, conversation_id: str, panel: int, before_turn_id: str | None = None) -> bool:
+        """Whether `panel_messages` lacks what was said, because only its numbers were kept."""
+        turns = self._panel_turns(conversation_id, panel, before_turn_id)
+        return any(not turn.prompt and latest.status in ("finished", "stopped") for turn, latest in turns)
+
+    def _panel_turns(
+        self, conversation_id: str, panel: int, before_turn_id: str | None
+    ) -> list[tuple[TurnMemo, RunMemo]]:
+        """The turns that count for a panel, each with its latest attempt."""
         path: list[TurnMemo] = []
         for turn in self._chat(conversation_id):
             path = until_replaced(path, turn)
             if turn.id == before_turn_id:
                 path.pop()
                 break
-        messages: list[Message] = []
+        found = []
         for turn in path:
             attempts = [run for run in turn.runs.values() if run.panel == panel]
-            latest = max(attempts, key=lambda run: run.attempt, default=None)
-            if latest is not None and latest.text and latest.status != "running":
-                reply = Message("assistant", latest.text, latest.reasoning or None)
-                messages += [Message("user", turn.prompt), reply]
-        return tuple(messages)
+            if attempts:
+                found.append((turn, max(attempts, key=lambda run: run.attempt)))
+        return found
 
     def conversation(self, conversation_id: str) -> Conversation | None:
         """A conversation with all its turns and runs, oldest first; None when there is none of that id."""
@@ -376,7 +393,8 @@ class Store:
             with self.file.reading() as db:
                 turns = {turn.id: turn for turn in queries.chat(db, conversation_id)}
         except StoreError:
-            pass  # memory alone will have to do; `trouble` tells
+            if not self._memory.has_all(conversation_id):
+                raise
         for memo in self._memory.turns(conversation_id):
             saved = turns.get(memo.id, memo)
             turns[memo.id] = TurnMemo(memo.id, memo.prompt, memo.replaces_turn_id, saved.runs | memo.runs)

@@ -107,6 +107,11 @@ def test_replies_are_printed_for_people_too(data_dir):
     [
         (("run", "Hi", "--on", "openvino-genai"), "ENGINE/DEVICE/PRECISION"),
         (("run", "  ", "--on", "transformers/CPU/fp32"), "empty"),
+        (("run", "Hi", "--on", "transformers/CPU/fp32", "--temperature", "3"), "between 0 and 2; it is 3"),
+        (("run", "Hi", "--on", "transformers/CPU/fp32", "--top-p", "7"), "between 0.01 and 1; it is 7"),
+        (("run", "Hi", "--on", "transformers/CPU/fp32", "--repetition-penalty", "nan"), "between 0.5 and 2"),
+        (("run", "Hi", "--on", "transformers/CPU/fp32", "--seed", "-1"), "Seed must be between 0"),
+        (("run", "Hi", "--on", "transformers/CPU/fp32", "--top-k", "2.5"), "must be a whole number"),
     ],
 )
 def test_wrong_usage_is_one_sentence(tmp_path, arguments, words):

@@ -12,7 +12,8 @@ import contextlib
 import platform
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engines.engine import OnProgress, UnavailableError
@@ -35,6 +36,8 @@ from engines.protocol import Progress
 from engines.runtime.activity import SET_UP, Activity, GaveUpError
 
 _STAGE = "set-up"
+LOOK_AGAIN_S = 10.0
+"""What stands in the way may be gone: a Python was installed, as the remedy said."""
 _OTHERS = "Choose one of the other engines."
 
 
@@ -47,6 +50,7 @@ class Environments:
         python: str | None = None,
         specs: Sequence[EnvironmentSpec] = ENVIRONMENTS,
         activity: Activity | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ):
         """`python` names the interpreter to build on; None: look for one."""
         self._root = Path(data_dir).resolve() / "environments"
@@ -54,7 +58,9 @@ class Environments:
         self._activity = activity or Activity()
         self._specs = {spec.name: spec for spec in specs}
         self._locks = {name: threading.Lock() for name in self._specs}
-        self._impossible: dict[str, UnavailableError | None] = {}
+        self._clock = clock
+        self._looked: dict[str, tuple[float, UnavailableError | None]] = {}
+        """When it was last found out what stands in an environment's way, and what that was."""
 
     def names(self) -> tuple[str, ...]:
         """The isolated environments; `main`, the one running the app, is not among them."""
@@ -169,13 +175,7 @@ class Environments:
         )
 
     def _missing(self, spec: EnvironmentSpec) -> EnvironmentStatus:
-        if spec.name not in self._impossible:
-            try:
-                self._base_interpreter(spec)
-                self._impossible[spec.name] = None
-            except UnavailableError as error:
-                self._impossible[spec.name] = error
-        obstacle = self._impossible[spec.name]
+        obstacle = self._obstacle(spec)
         reason = f"{spec.title} is not set up yet."
         if any(self._folders(spec)):
             reason = f"{spec.title} is being set up, or its last set-up was interrupted."
@@ -187,6 +187,18 @@ class Environments:
             remedy=f"Run: python app.py setup {spec.name}" if obstacle is None else obstacle.remedy,
             log_path=self._existing_log(spec),
         )
+
+    def _obstacle(self, spec: EnvironmentSpec) -> UnavailableError | None:
+        """Why it cannot be set up here. The page asks every second, and to answer Pythons have to be started."""
+        known = self._looked.get(spec.name)
+        if known is None or self._clock() - known[0] > LOOK_AGAIN_S:
+            try:
+                self._base_interpreter(spec)
+                obstacle = None
+            except UnavailableError as error:
+                obstacle = error
+            known = self._looked[spec.name] = (self._clock(), obstacle)
+        return known[1]
 
     def _existing_log(self, spec: EnvironmentSpec) -> Path | None:
         path = self.log_path(spec.name)

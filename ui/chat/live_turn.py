@@ -61,6 +61,8 @@ class LiveTurn:
         self.gate: Gate = OPEN
         self.asked_at = time.time()
         """When it was sent, seconds since the epoch: the clock of every prompt made of it."""
+        self.notice: str | None = None
+        """Something the person should know about the turn as a whole."""
         self.runs: tuple[LiveRun, ...] = ()
         """The latest run of each panel, in panel order."""
 

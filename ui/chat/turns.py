@@ -2,7 +2,8 @@
 
 Runs live in threads of this process and belong to a conversation, not to the browser tab that started them: a
 page that is reloaded finds them again. The command line uses the same path. Nothing here stops a chat because
-the log cannot be written: the store says what is wrong, the page shows it, the reply goes on.
+the log cannot be written: the store says what is wrong, the page shows it, the reply goes on. Only what was said
+before must be readable: without it a backend would answer something else, and nobody would know why.
 
 The one lock guards which turns are live; nothing slow is done under it. What has to read and write the log (starting
 a turn) takes turns per conversation instead, so a slow disk holds up that conversation's next prompt and nobody else.
@@ -27,6 +28,7 @@ from ui.chat.gates import OPEN, Gate
 from ui.chat.live_turn import LiveRun, LiveTurn
 from ui.chat.run_view import RunFold
 from ui.chat.settings import Settings
+from ui.chat.settings import TurnError as TurnError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,14 +37,11 @@ SAVE_EVERY_S = 0.7
 """How often a growing reply is saved: a kill -9 may lose at most one second of it."""
 LONGEST_PROMPT_CHARACTERS = 4_000_000
 MOST_PANELS = 6
+FORGOTTEN = "What was said before in this conversation was not kept, so the backends know only this prompt."
 PANELS = tuple(range(1, MOST_PANELS + 1))
 """Their numbers: on the page, in the log, on the command line."""
 KEPT_CONVERSATIONS = 200
 """Conversations whose live turns stay in memory; older ones come from the log."""
-
-
-class TurnError(ValueError):
-    """The prompt or the panels cannot be taken as they are; the message is for the person."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ class Turns:
         """`machine`: gives the facts about this machine as they are now (power state may change)."""
         self._manager, self._store, self._machine, self._clock = manager, store, machine, clock
         self._live: dict[str, list[LiveTurn]] = {}
+        self._unlogged: set[str] = set()
+        """Conversations that the log could not take from their beginning: what they said is known here alone."""
         self._starting: set[str] = set()
         """Conversations in which a turn is being started just now."""
         self._lock = threading.Condition()
@@ -101,6 +102,7 @@ class Turns:
         Raises TurnError for what cannot be sent.
         """
         _check(prompt, panels, mode)
+        settings.check()
         conversation_id = conversation_id or self._new_conversation(prompt, owner)
         with self._one_at_a_time(conversation_id):
             busy = self._busy_panels(conversation_id)
@@ -126,6 +128,8 @@ class Turns:
             )
             turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
             turn.gate = gate
+            if not given and self._has_gaps(conversation_id, panels, replaces_turn_id or turn_id):
+                turn.notice = FORGOTTEN
             on_event = given.on_event if given else None
             runs = [
                 self._new_run(turn, panel, target, pressed_at, on_event=on_event) for panel, target in panels
@@ -203,7 +207,11 @@ class Turns:
 
     def _new_conversation(self, prompt: str, owner: str | None) -> str:
         title = " ".join(prompt.split())[:80]
-        return self._log(lambda: self._store.start_conversation(title, owner)) or uuid.uuid4().hex
+        conversation_id = self._log(lambda: self._store.start_conversation(title, owner))
+        if conversation_id is None:
+            conversation_id = uuid.uuid4().hex
+            self._unlogged.add(conversation_id)
+        return conversation_id
 
     def _new_run(
         self,
@@ -249,9 +257,52 @@ class Turns:
     def _messages(
         self, conversation_id: str, panel: int, prompt: str, before: str | None
     ) -> tuple[Message, ...]:
-        """The chat as this panel has seen it before the turn `before`, ending with the prompt."""
-        seen = self._log(lambda: self._store.panel_messages(conversation_id, panel, before_turn_id=before))
-        return (*(seen or ()), Message("user", prompt))
+        """The chat as this panel has seen it before the turn `before`, ending with the prompt.
+
+        Raises TurnError when that cannot be read: a backend must not answer as if nothing had been said.
+        """
+        if conversation_id in self._unlogged:
+            return (*self._heard_here(conversation_id, panel, before), Message("user", prompt))
+        try:
+            seen = self._store.panel_messages(conversation_id, panel, before_turn_id=before)
+        except StoreError as error:
+            raise TurnError(
+                "What was said before cannot be read, so nothing was sent: the backends would answer without it. "
+                f"{error} Try again then, or start a new conversation."
+            ) from error
+        return (*seen, Message("user", prompt))
+
+    def _heard_here(self, conversation_id: str, panel: int, before: str | None) -> tuple[Message, ...]:
+        """The same of a conversation that the log could not take."""
+        heard: list[Message] = []
+        for turn in self.live_turns(conversation_id):
+            if turn.turn_id == before:
+                break
+            run = turn.run_of(panel)
+            if run is not None and run.done.is_set() and (seen := run.view()).text:
+                heard += [
+                    Message("user", turn.prompt),
+                    Message("assistant", seen.text, seen.reasoning or None),
+                ]
+        return tuple(heard)
+
+    def _has_gaps(
+        self, conversation_id: str, panels: Sequence[tuple[int, Target]], before: str | None
+    ) -> bool:
+        """Whether any panel no longer knows what was said: only numbers were kept, or it has been deleted since."""
+        if conversation_id in self._unlogged:
+            return False
+        numbers = {panel for panel, _ in panels}
+        unkept = (
+            run
+            for turn in self.live_turns(conversation_id)
+            for run in turn.runs
+            if run.panel in numbers and not run.logged and run.view().text
+        )
+        return any(unkept) or any(
+            self._log(partial(self._store.panel_has_gaps, conversation_id, panel, before))
+            for panel in numbers
+        )
 
     def live(self, conversation_id: str) -> LiveTurn | None:
         """The newest turn of a conversation in this process, running or done."""

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from storage.exchange.harmless import for_terminal
 from ui.arena import OpenArena
 from ui.chat.live_turn import LiveTurn
 from ui.chat.run_view import RunView, whose_times
-from ui.chat.settings import Settings
+from ui.chat.settings import BOUNDS, Settings, TurnError
 from ui.chat.turns import MOST_PANELS
 
 _FAILED = 1
@@ -187,14 +188,16 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     )
     command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
     command.add_argument("--in-turn", action="store_true", help="each alone on the machine, not all at once")
-    command.add_argument("--max-new-tokens", type=_positive, default=Settings.max_new_tokens, metavar="N")
     command.add_argument(
-        "--temperature", type=_temperature, default=0.0, metavar="T", help="0 (default): greedy"
+        "--max-new-tokens", type=_within("max_new_tokens"), default=Settings.max_new_tokens, metavar="N"
     )
-    command.add_argument("--top-p", type=float, metavar="P")
-    command.add_argument("--top-k", type=_positive, metavar="K")
-    command.add_argument("--repetition-penalty", type=float, metavar="R")
-    command.add_argument("--seed", type=int, metavar="S")
+    command.add_argument(
+        "--temperature", type=_within("temperature"), default=0.0, metavar="T", help="0 (default): greedy"
+    )
+    command.add_argument("--top-p", type=_within("top_p"), metavar="P")
+    command.add_argument("--top-k", type=_within("top_k"), metavar="K")
+    command.add_argument("--repetition-penalty", type=_within("repetition_penalty"), metavar="R")
+    command.add_argument("--seed", type=_within("seed"), metavar="S")
     command.add_argument("--system", metavar="TEXT", help="system prompt")
     command.add_argument(
         "--thinking",
@@ -205,15 +208,14 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     command.set_defaults(run=lambda arguments: _run(arguments, open_arena))
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+def _within(name: str) -> Callable[[str], float | int | None]:
+    """Reads a setting's number within its bounds, for argparse."""
+    bounds = BOUNDS[name]
 
+    def read(text: str) -> float | int | None:
+        try:
+            return bounds.whole_number(text) if bounds.whole else bounds.number(text)
+        except TurnError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-def _temperature(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 5:
-        raise argparse.ArgumentTypeError("must be between 0 and 5")
-    return value
+    return read

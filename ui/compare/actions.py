@@ -17,7 +17,7 @@ from engines.models.model_names import entered
 from engines.protocol import Target
 from ui import format as fmt
 from ui.chat.conversations import TalkTurn
-from ui.chat.settings import Settings
+from ui.chat.settings import BOUNDS, Settings
 from ui.chat.turns import TurnError
 from ui.compare.browser_tab import PANELS, Desk, Notice, Page, panels_from_json, panels_to_json
 
@@ -41,30 +41,13 @@ def settings_from(
     """Settings from the fields of the page; raises TurnError naming the field that makes no sense."""
     return Settings(
         system_prompt=(str(system_prompt).strip() or None) if system_prompt else None,
-        max_new_tokens=_whole("Max new tokens", max_new_tokens, 1, 32_768) or 256,
-        temperature=_number("Temperature", temperature, 0.0, 2.0) or 0.0,
-        top_p=_neutral(_number("Top-p", top_p, 0.01, 1.0), 1.0),
-        top_k=_whole("Top-k", top_k, 0, 1_000) or None,
-        repetition_penalty=_neutral(_number("Repetition penalty", repetition_penalty, 0.5, 2.0), 1.0),
-        seed=_whole("Seed", seed, 0, 2**31 - 1),
+        max_new_tokens=BOUNDS["max_new_tokens"].whole_number(max_new_tokens) or 256,
+        temperature=BOUNDS["temperature"].number(temperature) or 0.0,
+        top_p=_neutral(BOUNDS["top_p"].number(top_p), 1.0),
+        top_k=BOUNDS["top_k"].whole_number(top_k) or None,
+        repetition_penalty=_neutral(BOUNDS["repetition_penalty"].number(repetition_penalty), 1.0),
+        seed=BOUNDS["seed"].whole_number(seed),
     )
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float | None:
-    if value is None or value == "":
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TurnError(f"{name}: “{fmt.shorten(str(value), 20)}” is not a number.") from None
-    if not low <= number <= high:
-        raise TurnError(f"{name} must be between {low:g} and {high:g}; it is {number:g}.")
-    return number
-
-
-def _whole(name: str, value: Any, low: int, high: int) -> int | None:
-    number = _number(name, value, low, high)
-    return None if number is None else int(number)
 
 
 def _neutral(value: float | None, neutral: float) -> float | None:
@@ -137,6 +120,7 @@ class Actions:
             return False
         self._desk.talks.started(turn, page.editing)
         page.conversation_id, page.editing = turn.conversation_id, None
+        page.notice = Notice(turn.notice, "warn") if turn.notice else None
         return True
 
     def _recipients(self, page: Page) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ui.chat.settings import BOUNDS
 from ui.compare.browser_tab import PANELS, Desk
 
 EXAMPLES = (
@@ -237,6 +238,10 @@ def _composer(named: dict[str, Any]) -> None:
     named["attachment"] = gr.State(None)
 
 
+def _bounds(name: str) -> dict[str, float]:
+    return {"minimum": BOUNDS[name].low, "maximum": BOUNDS[name].high}
+
+
 def _settings(named: dict[str, Any]) -> None:
     with gr.Accordion("Generation settings", open=False, elem_id="settings", elem_classes="card settings"):
         named["system_prompt"] = gr.Textbox(
@@ -247,24 +252,21 @@ def _settings(named: dict[str, Any]) -> None:
                 256,
                 label="Max new tokens",
                 info="Per reply",
-                minimum=1,
                 precision=0,
                 elem_id="max-new-tokens",
+                **_bounds("max_new_tokens"),
             )
             named["temperature"] = gr.Number(
                 0,
                 label="Temperature",
                 info="0 is greedy",
-                minimum=0,
-                maximum=2,
                 step=0.1,
+                **_bounds("temperature"),
             )
-            named["top_p"] = gr.Number(
-                1, label="Top-p", info="1 keeps all", minimum=0.01, maximum=1, step=0.05
-            )
-            named["top_k"] = gr.Number(0, label="Top-k", info="0 keeps all", minimum=0, precision=0)
+            named["top_p"] = gr.Number(1, label="Top-p", info="1 keeps all", step=0.05, **_bounds("top_p"))
+            named["top_k"] = gr.Number(0, label="Top-k", info="0 keeps all", precision=0, **_bounds("top_k"))
             named["repetition_penalty"] = gr.Number(
-                1, label="Repetition penalty", info="1 is none", minimum=0.5, maximum=2, step=0.05
+                1, label="Repetition penalty", info="1 is none", step=0.05, **_bounds("repetition_penalty")
             )
             named["seed"] = gr.Textbox(
                 "", label="Seed", info="Empty: another each time", max_lines=1, elem_id="seed", min_width=120

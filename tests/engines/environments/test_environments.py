@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from engines.engine import UnavailableError
-from engines.environments.environments import Environments
+from engines.environments.environments import LOOK_AGAIN_S, Environments
 from engines.environments.interpreters import find_interpreter
 from engines.environments.spec import ENVIRONMENTS, EnvironmentSpec, SetUpCancelledError, SetUpError
 from engines.processes import guarded
@@ -323,6 +323,26 @@ def test_a_fitting_python_is_found_on_the_path_and_shims_that_lie_are_passed_ove
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert find_interpreter([(3, 98), (3, 99)]).executable == str(honest)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
+@pytest.mark.parametrize("how", ["found on the PATH", "named"])
+def test_a_python_that_was_installed_since_is_seen_without_a_restart(tmp_path, spec, monkeypatch, how):
+    python, now = tmp_path / "bin" / "python3.99", [0.0]
+    python.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{python.parent}{os.pathsep}{os.environ['PATH']}")
+    future = replace(spec, pythons=((3, 99),))
+    named = str(python) if how == "named" else None
+    environments = Environments(tmp_path / "data", named, specs=(future,), clock=lambda: now[0])
+    assert environments.status("small").state == "impossible"
+    answer = json.dumps([str(python), [3, 99, 1], 64, "x86_64"])
+    python.write_text(f"#!/bin/sh\necho '{answer}'\n")
+    python.chmod(0o755)
+    now[0] += LOOK_AGAIN_S + 1
+    assert environments.status("small").state == "missing"
+    python.unlink()  # and the other way round
+    now[0] += LOOK_AGAIN_S + 1
+    assert environments.status("small").state == "impossible"
 
 
 # --- both requirements files, for the systems we cannot run on -------------------------------------------------

@@ -1,5 +1,6 @@
 """A prompt's whole way, from Send to its rows in the log: real workers, a real SQLite file, no page."""
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -14,8 +15,11 @@ import pytest
 
 from engines.protocol import Target
 from engines.runtime.worker_process import PROJECT_ROOT
-from storage.store import Store
+from storage import housekeeping
+from storage.store import Store, StoreError
 from tests.helpers.worlds import ECHO, SLOW_ECHO, bad, manager_on
+from tests.storage.filling import run as log_run
+from tests.storage.filling import turn as log_turn
 from ui.chat.conversations import Talks
 from ui.chat.settings import Settings
 from ui.chat.turns import TurnError, Turns
@@ -105,6 +109,84 @@ def test_panels_keep_their_own_chats(turns):
     zero, one = (run.view().text for run in both.runs)
     assert "only one" in zero
     assert "only one" not in one
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """A conversation of an earlier start of the app: the path of its log, and its id."""
+    path = tmp_path / "earlier.sqlite3"
+    before = Store(path)
+    conversation_id = before.start_conversation("Names")
+    log_run(before, log_turn(before, conversation_id, "My name is Ada."), "Hello Ada.", panel=1)
+    before.close()
+    return path, conversation_id
+
+
+@contextlib.contextmanager
+def turns_on(path, keeps_text=True):
+    store = Store(path)
+    if not keeps_text:
+        store.set_setting(housekeeping.KEEP_TEXT, False)
+    manager = manager_on(path.parent)
+    turns = Turns(manager, store, lambda: MACHINE)
+    try:
+        yield turns
+    finally:
+        turns.stop_everything()
+        manager.shutdown()
+        with contextlib.suppress(StoreError):
+            store.close()
+
+
+def test_no_prompt_goes_out_without_what_was_said_before(earlier):
+    path, conversation_id = earlier
+    content = path.read_bytes()
+    with turns_on(path) as turns:
+        path.write_bytes(b"\0" * len(content))  # the disk has lost it
+        for send in (
+            lambda: turns.send("What is my name?", [(1, ECHO)], LONG, conversation_id=conversation_id),
+            lambda: turns.send("And mine?", [(2, ECHO), (1, ECHO)], LONG, conversation_id=conversation_id),
+        ):
+            with pytest.raises(TurnError, match="What was said before cannot be read"):
+                send()
+        assert turns.live_turns(conversation_id) == ()
+    for left in path.parent.glob(f"{path.name}-*"):
+        left.unlink()
+    path.write_bytes(content)
+    with turns_on(path) as turns:
+        again = turns.send("What is my name?", [(1, ECHO)], LONG, conversation_id=conversation_id)
+        assert again.wait(30)
+        assert "My name is Ada." in again.runs[0].view().text
+        assert again.notice is None
+
+
+def test_a_conversation_that_was_kept_as_numbers_says_that_it_forgot(tmp_path):
+    path = tmp_path / "numbers.sqlite3"
+    with turns_on(path, keeps_text=False) as turns:
+        first = turns.send("My name is Ada.", [(1, ECHO)], LONG)
+        assert first.wait(30)
+        second = turns.send("What is my name?", [(1, ECHO)], LONG, conversation_id=first.conversation_id)
+        assert second.wait(30)
+        assert "Ada" in second.runs[0].view().text  # this process still knows
+        assert second.notice is None
+    with turns_on(path) as turns:
+        third = turns.send("And now?", [(1, ECHO)], LONG, conversation_id=first.conversation_id)
+        assert third.wait(30)
+        assert "Ada" not in third.runs[0].view().text
+        assert "was not kept" in third.notice
+        other = turns.send("Hello", [(2, ECHO)], LONG, conversation_id=first.conversation_id)
+        assert other.wait(30)
+        assert other.notice is None  # this panel has never heard anything
+
+
+def test_a_chat_goes_on_with_all_that_was_said_when_there_is_no_log_at_all(tmp_path):
+    with turns_on(tmp_path / "closed.sqlite3") as turns:
+        turns._store.close()
+        first = turns.send("My name is Ada.", [(1, ECHO)], LONG)
+        assert first.wait(30)
+        second = turns.send("What is my name?", [(1, ECHO)], LONG, conversation_id=first.conversation_id)
+        assert second.wait(30)
+        assert second.runs[0].view().text.count("My name is Ada.") == 2
 
 
 def test_an_edited_prompt_replaces_what_followed(turns):

@@ -264,12 +264,24 @@ def test_settings_come_from_the_fields():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [(1, 0), (1, "many"), (2, -1), (3, 7), (6, "x"), (2, float("nan"))]
+    ("field", "value"),
+    [
+        (1, 0),
+        (1, "many"),
+        (1, 32_769),
+        (2, -1),
+        (2, 2.1),
+        (3, 7),
+        (4, 2.5),
+        (6, "x"),
+        (6, "7.5"),
+        (2, float("nan")),
+    ],
 )
 def test_a_senseless_setting_is_named(field, value):
     fields = [None, 256, 0, 1, 0, 1, None]
     fields[field] = value
-    with pytest.raises(TurnError, match=r"must be between|is not a number"):
+    with pytest.raises(TurnError, match=r"must be between|is not a number|must be a whole number"):
         settings_from(*fields)
 
 
