@@ -31,6 +31,8 @@ class Step:
     seconds: float | None = 0.0
     files: Mapping[str, int] = field(default_factory=dict)
     """What is downloaded, by repository and path, with sizes: engines that share a file fetch it once."""
+    makes: str | None = None
+    """The kind of folder a conversion makes: engines that share it convert once."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ No inference library and no hub client is imported here: that happens in child p
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -56,6 +57,7 @@ from engines.protocol import EngineSpec, PreparedModel, Progress, Target
 from engines.runtime.activity import CONVERT, DOWNLOAD, Activity
 
 _LISTING_LIFE_S = 600.0
+_POLL_S = 0.2
 _CLIENT_BYTES = 150_000_000
 """What a worker takes that only asks a server."""
 _TRUST_REMEDY = (
@@ -209,12 +211,10 @@ class Convert(Way):
                 f"{self.conversion.model} brings Python code of its own, which would have to run on this computer.",
                 _TRUST_REMEDY,
             )
-        if not errand.override:
-            shop.refuse_too_large(cost(self.conversion.recipe, self.facts), self.conversion.model)
         shop.jobs.run(
             CONVERT,
             str(self.conversion.folder),
-            lambda report, stop: convert(self.conversion, report, stop),
+            lambda report, stop: self._convert(shop, errand.override, report, stop),
             errand.on_progress,
             errand.cancelled,
         )
@@ -225,6 +225,12 @@ class Convert(Way):
                 f"See {self.conversion.log_path}, then try again.",
             )
         return prepared_from(errand.target, self.conversion.folder, manifest)
+
+    def _convert(self, shop: Workshop, override: bool, report: OnProgress, stop: threading.Event) -> None:
+        with shop.turn_to_convert(report, stop):  # memory is looked at once the other has given its back
+            if not override:
+                shop.refuse_too_large(cost(self.conversion.recipe, self.facts), self.conversion.model)
+            convert(self.conversion, report, stop)
 
 
 @dataclass(frozen=True)
@@ -311,6 +317,7 @@ class Workshop:
         self.memory = memory
         """Bytes of memory that can be had now."""
         self.jobs = SharedJobs(activity)
+        self._converting = threading.Lock()
         self._offline = offline
         self._hashes = SourceHashes(models_dir)
         self._listings: dict[Wanted, tuple[float, Listing]] = {}
@@ -441,6 +448,19 @@ class Workshop:
             )
         return made, manifest
 
+    @contextlib.contextmanager
+    def turn_to_convert(self, report: OnProgress, stop: threading.Event) -> Iterator[None]:
+        """One conversion at a time: each may take all the memory there is. Raises CancelledError."""
+        if not self._converting.acquire(blocking=False):
+            report(Progress("queue", "Waiting for another conversion to end"))
+            while not self._converting.acquire(timeout=_POLL_S):
+                if stop.is_set():
+                    raise CancelledError("Stopped.")
+        try:
+            yield
+        finally:
+            self._converting.release()
+
     def refuse_too_large(self, need: Cost, model: str) -> None:
         available = self.memory()
         if need.peak_bytes > available:
@@ -476,7 +496,13 @@ class Workshop:
         known = self._listings.get(wanted)
         if known and time.monotonic() - known[0] < _LISTING_LIFE_S:
             return known[1]
-        listing = download.list_files(wanted, self.models_dir / "logs" / "listing.log", cancelled)
+        listing = self.jobs.run(
+            DOWNLOAD,
+            f"list {wanted}",
+            lambda _report, stop: download.list_files(wanted, self.models_dir / "logs" / "listing.log", stop),
+            lambda _progress: None,
+            cancelled,
+        )
         self._listings[wanted] = (time.monotonic(), listing)
         return listing
 
@@ -554,7 +580,7 @@ def conversion_step(recipe: Any, facts: ModelFacts) -> tuple[Step, int]:
     """(the step, memory of the worker that loads the result)."""
     need = cost(recipe, facts)
     text = f"Convert to {FORMAT_TITLES[recipe.format]} {recipe.precision} on this computer"
-    step = Step("convert", text, 0, need.output_bytes, need.peak_bytes, need.seconds)
+    step = Step("convert", text, 0, need.output_bytes, need.peak_bytes, need.seconds, makes=recipe.label)
     return step, load_peak_bytes(need.output_bytes, recipe.format)
 
 
