@@ -151,6 +151,14 @@ class Engine(AnyEngine):
         For a library that can drop its cache only by starting anew, for example.
         """
 
+    def check_cache(self) -> str | None:
+        """Prove, right after loading, that what is kept between turns gives the logits of computing the whole prompt.
+
+        Keeps nothing from then on if it does not. Returns what to say of it with every run (toolkit/kv_cache.py);
+        None: this engine keeps nothing.
+        """
+        return None
+
     def score(self, token_ids: Sequence[int]) -> Any | None:
         """Logits after each of `token_ids`, shape (tokens, vocabulary), as a numpy array of float32.
 

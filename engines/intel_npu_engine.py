@@ -69,6 +69,8 @@ the loading: fp16 weights, once more while they are quantised)."""
 _BASE_BYTES = 500_000_000
 _VERSIONS = ("intel-npu-acceleration-library", "neural-compressor", "transformers", "torch", "tokenizers")
 _DEFAULT_CONTEXT = 2048
+_NOISE = 0.1
+"""So far may the logits of a prompt in two pieces be from those of the whole, as a share of their spread."""
 _GARBAGE_REMEDY = (
     "This library is known for it with some models and drivers. Try another precision (fp16), update the NPU "
     "driver, or use OpenVINO GenAI."
@@ -86,6 +88,7 @@ class IntelNPUEngine(Engine):
         self._cache: Any = None
         self._cached_ids: list[int] = []
         self._context = 0
+        self._keeps = True
 
     def probe(self) -> Availability:
         from engines.toolkit.library_errors import first_sentence
@@ -148,7 +151,7 @@ class IntelNPUEngine(Engine):
         from engines.toolkit.torch_decoding import decode
 
         try:
-            kept = self._keep(prompt_ids) if request.reuse_kv_cache else self._reset()
+            kept = self._keep(prompt_ids) if request.reuse_kv_cache and self._keeps else self._reset()
             with _bare_torch():
                 decode(self._advance, prompt_ids, kept, request, stop_ids, on_token, context=self._context)
         except OutputError as error:
@@ -158,6 +161,25 @@ class IntelNPUEngine(Engine):
             self._reset()  # some layers may hold the last piece, others not
             raise generation_error(error, SPEC.title) from error
         return GenerationReport(kept)
+
+    def check_cache(self) -> str:
+        from engines.toolkit.kv_cache import KEPT, prove
+
+        with _bare_torch():
+            found = prove(self._resume, _NOISE)
+        self._keeps = found == KEPT
+        self._reset()
+        return found
+
+    def _resume(self, kept: Sequence[int], ids: Sequence[int]) -> Any | None:
+        self._reset()
+        cached = 0
+        if kept:
+            self._advance(kept, 0)
+            cached = self._keep(ids)
+            if not cached:
+                return None
+        return self._advance(ids, cached)[0].float().numpy()
 
     def _compile(self) -> float:
         """Run every shape once, so that no prompt pays for it; seconds."""

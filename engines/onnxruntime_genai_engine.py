@@ -80,6 +80,8 @@ _CACHE_BYTES = 512 * 2**20
 """KV cache buffer made at once: room for follow-up turns without growing it, and not so much as to hurt."""
 _PHI_SWITCH = 4096
 """Tokens up to which the long-context Phi-3 and Phi-4-mini use their short position factors."""
+_NOISE = 0.05
+"""So far may the logits of a prompt in two pieces be from those of the whole, as a share of their spread."""
 _NEVER_END = '{"model": {"eos_token_id": [2147483647]}}'
 """The library ends a sequence for good at an id of the model's; where to stop is the token loop's decision."""
 
@@ -104,6 +106,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         self._context: int | None = None
         self._roomy_tokens = 0
         self._switch: int | None = None
+        self._keeps = True
 
     def probe(self) -> Availability:
         from engines.toolkit.library_errors import first_sentence
@@ -198,6 +201,28 @@ class ONNXRuntimeGenAIEngine(Engine):
         self._forget()
         return np.stack(rows)
 
+    def check_cache(self) -> str:
+        from engines.toolkit.kv_cache import KEPT, prove
+
+        found = prove(self._resume, _NOISE)
+        self._keeps = found == KEPT
+        self._forget()
+        return found
+
+    def _resume(self, kept: Sequence[int], ids: Sequence[int]) -> Any | None:
+        import numpy as np
+
+        request, cached = GenerationRequest((), max_new_tokens=8), 0
+        self._forget()
+        self._ready_generator([*ids, *kept], request)
+        if kept:
+            self._decode(kept, 2, frozenset(), lambda _id: True)  # with a reply behind it, as between turns
+            cached = self._ready_generator(ids, request)
+            if not cached:
+                return None
+        self._generator.append_tokens(np.array(ids[cached:], dtype=np.int32))
+        return np.array(self._generator.get_logits(), dtype=np.float32).reshape(-1)
+
     def _decode(
         self, new_ids: Sequence[int], max_new_tokens: int, stop_ids: frozenset[int], on_token: OnToken
     ) -> None:
@@ -235,7 +260,8 @@ class ONNXRuntimeGenAIEngine(Engine):
         ):
             self._make_generator(options, self._capacity_for(need))
             return 0
-        cached = reusable_tokens(self._kept, prompt_ids, self._switch) if request.reuse_kv_cache else 0
+        usable = request.reuse_kv_cache and self._keeps
+        cached = reusable_tokens(self._kept, prompt_ids, self._switch) if usable else 0
         self._generator.rewind_to(cached)
         del self._kept[cached:]
         return cached

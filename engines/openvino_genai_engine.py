@@ -50,6 +50,8 @@ _NPU_REPLY_TOKENS = 512
 """Static limits an NPU model is compiled for; larger ones cost memory and time on every prompt."""
 _CACHE_BLOCK_TOKENS = 32
 """Of the CPU's prefix cache. A GPU's blocks are smaller: there a few more tokens may be spared than are reported."""
+_NOISE = 0.1
+"""Of logarithms of probabilities: the KV cache is quantised."""
 _ANY_NUMBER = 1 << 30
 """Of prompt tokens in one go."""
 _WARM_UP_TOKENS = 4
@@ -74,8 +76,8 @@ class OpenVINOGenAIEngine(Engine):
 
     def __init__(self) -> None:
         self._pipeline: Any = None
-        self._open: Callable[[], Any] | None = None
-        """Makes a pipeline with an empty prefix cache; None where pipelines have none (NPU)."""
+        self._open: Callable[[bool], Any] | None = None
+        """Makes a pipeline, with an empty prefix cache or without one; None where pipelines have none (NPU)."""
         self._cache: PrefixCache | None = None
         """What the pipeline's cache holds; None: it has none, or nobody knows."""
         self._beyond: bool | None = None
@@ -149,6 +151,40 @@ class OpenVINOGenAIEngine(Engine):
             self._pipeline = genai.LLMPipeline(folder, device, ATTENTION_BACKEND="SDPA", **properties)
             return {"ATTENTION_BACKEND": "SDPA"}
 
+    def check_cache(self) -> str:
+        """The library hands out no logits, but the probability of what it chooses."""
+        from engines.toolkit.kv_cache import DIFFERS, FAILS, KEPT, proof_ids
+
+        if self._open is None:
+            return "not kept: every prompt is computed whole"
+        ids, scores = proof_ids(_CACHE_BLOCK_TOKENS + 10), []
+        try:
+            for _ in ("whole", "with all that was kept"):
+                scores.append(self._score_of_choice(ids))
+        except Exception:  # noqa: BLE001 - whatever goes wrong, then nothing is kept
+            found = FAILS
+        else:
+            found = KEPT if abs(scores[0] - scores[1]) <= _NOISE else DIFFERS
+        if found == KEPT:
+            self._cache = PrefixCache()
+            self._cache.keep(ids)
+        else:
+            self._reopen(keeping=False)
+            self._open = self._cache = None
+        return found
+
+    def _score_of_choice(self, ids: Sequence[int]) -> float:
+        """Logarithm of the probability of the likeliest token behind `ids`."""
+        import numpy as np
+        import openvino
+        import openvino_genai
+
+        request = GenerationRequest((), max_new_tokens=1, ignore_eos=True)
+        config = _generation_config(openvino_genai, request, [])
+        config.logprobs = 1
+        result = self._pipeline.generate(openvino.Tensor(np.array([ids], dtype=np.int64)), config)
+        return float(result.scores[0])
+
     def make_ready(self, prompt_ids: Sequence[int], request: GenerationRequest) -> None:
         if self._open is None:
             return
@@ -162,9 +198,9 @@ class OpenVINOGenAIEngine(Engine):
             self._warm_up(prompt_ids)
         self._beyond = beyond
 
-    def _reopen(self) -> None:
+    def _reopen(self, keeping: bool = True) -> None:
         self._pipeline, self._cache, self._beyond = None, None, None  # its memory first, then the new one
-        self._pipeline, self._cache = self._open(), PrefixCache()
+        self._pipeline, self._cache = self._open(keeping), PrefixCache()
 
     def _warm_up(self, prompt_ids: Sequence[int]) -> None:
         """A new pipeline's first tokens are slow, and so is its first prompt of any length."""
@@ -209,10 +245,12 @@ class OpenVINOGenAIEngine(Engine):
         return GenerationReport(cached)
 
 
-def _paged_pipeline(genai: Any, folder: Path, device: str, properties: Mapping[str, Any]) -> Any:
+def _paged_pipeline(
+    genai: Any, folder: Path, device: str, properties: Mapping[str, Any], keeping: bool = True
+) -> Any:
     """A pipeline for one chat at a time: a prompt goes through whole, the KV cache grows as it is needed."""
     scheduler = genai.SchedulerConfig()
-    scheduler.enable_prefix_caching = True
+    scheduler.enable_prefix_caching = keeping
     scheduler.max_num_batched_tokens = _ANY_NUMBER
     scheduler.dynamic_split_fuse = False
     return genai.LLMPipeline(folder, device, scheduler_config=scheduler, ATTENTION_BACKEND="PA", **properties)

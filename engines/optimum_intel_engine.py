@@ -38,6 +38,8 @@ SPEC = EngineSpec(
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _SEQUENCE_AXIS = 2
 """Of a state tensor, shape (batch, heads, tokens, head size)."""
+_NOISE = 0.1
+"""The KV cache is quantised: so far may the logits of two pieces be from the whole's, as a share of their spread."""
 _CONTINUE = ((),)
 """`past_key_values` that means: go on from the request's own state."""
 
@@ -60,6 +62,7 @@ class OptimumIntelEngine(Engine):
         self._kept: list[int] = []
         """Token ids whose keys and values are in the request's state, in order."""
         self._switch: int | None = None
+        self._keeps = True
 
     def probe(self) -> Availability:
         from importlib.util import find_spec
@@ -155,6 +158,22 @@ class OptimumIntelEngine(Engine):
         logits = output.logits[0].float().numpy()
         return logits if len(logits) == len(token_ids) else None
 
+    def check_cache(self) -> str:
+        from engines.toolkit.kv_cache import KEPT, prove
+
+        found = prove(self._resume, _NOISE)
+        self._keeps, self._kept = found == KEPT, []
+        return found
+
+    def _resume(self, kept: Sequence[int], ids: Sequence[int]) -> Any | None:
+        cached = 0
+        if kept:
+            self._forward(kept, 0)
+            cached = self._cut_state(ids)
+            if not cached:
+                return None
+        return self._forward(ids, cached)[0].float().numpy()
+
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the state holds the first `cached`."""
         import torch
@@ -173,7 +192,7 @@ class OptimumIntelEngine(Engine):
         """Cut the request's state to its common prefix with the prompt; returns how many tokens stay."""
         from engines.toolkit.kv_cache import reusable_tokens
 
-        if not self._model.stateful:
+        if not (self._model.stateful and self._keeps):
             return 0
         keep = reusable_tokens(self._kept, prompt_ids, self._switch)
         if 0 < keep < len(self._kept) and not self._cut(keep):

@@ -38,6 +38,8 @@ _REMEDIES = {
     "CUDA": "Use a machine with an NVIDIA GPU and install the CUDA build of PyTorch (pytorch.org).",
     "XPU": "Use a machine with an Intel GPU and install the XPU build of PyTorch (pytorch.org).",
 }
+_NOISE = {"torch.float32": 1e-3, "torch.float16": 0.02, "torch.bfloat16": 0.05}
+"""How far the logits of a prompt in two pieces may be from those of the whole, as a share of their spread."""
 _WAIT_BRIEFLY = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 """OpenMP threads waiting for each other spin for milliseconds by default, which starves every neighbour and then
 themselves: with both cores busy a token took 226 ms, with about 50 µs of spinning 31 ms. Linux; Windows and macOS."""
@@ -55,6 +57,7 @@ class TransformersEngine(Engine):
         self._extra: dict[str, Any] = {}
         """Arguments of every forward call that not every architecture takes."""
         self._switch: int | None = None
+        self._keeps = True
 
     def probe(self) -> Availability:
         from engines.toolkit.library_errors import first_sentence
@@ -133,6 +136,24 @@ class TransformersEngine(Engine):
             inputs = torch.tensor([list(token_ids)], device=self._device)
             return self._model(input_ids=inputs, use_cache=False).logits[0].float().cpu().numpy()
 
+    def check_cache(self) -> str:
+        from engines.toolkit.kv_cache import KEPT, prove
+
+        found = prove(self._resume, _NOISE.get(str(self._model.dtype), 0.05))
+        self._keeps = found == KEPT
+        self._forget()
+        return found
+
+    def _resume(self, kept: Sequence[int], ids: Sequence[int]) -> Any | None:
+        self._forget()
+        cached = 0
+        if kept:
+            self._forward(kept, 0)
+            cached = self._crop_cache(ids)
+            if not cached:
+                return None
+        return self._forward(ids, cached)[0].float().cpu().numpy()
+
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the cache holds the first `cached`."""
         import torch
@@ -155,6 +176,8 @@ class TransformersEngine(Engine):
         """Crop the cache to its common prefix with the prompt; returns how many tokens stay."""
         from engines.toolkit.kv_cache import reusable_tokens
 
+        if not self._keeps:
+            return 0
         keep = reusable_tokens(self._kept, prompt_ids, self._switch)
         if 0 < keep < len(self._kept):
             try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from engines.engine import ModelError
 _MODEL_REMEDY = "Get or convert the model again."
 
 
+_TEXT_PARTS = ("text_config", "llm_config", "language_config")
+_SWITCHING = ("longrope", "su", "dynamic")
+"""Kinds of position factors that depend on how long the text is: LongRoPE (Phi-3 128k), dynamic NTK."""
 _HEADER_LIMIT = 100 * 2**20
 
 
@@ -87,8 +90,8 @@ def require_files(folder: Path, names: Sequence[str], title: str) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, with the text part of a multimodal model laid over it; raises ModelError."""
     config = read_json(folder / "config.json")
-    text = config.get("text_config")
-    return {**config, **text} if isinstance(text, dict) else config
+    text = next((part for name in _TEXT_PARTS if isinstance(part := config.get(name), dict)), None)
+    return {**config, **text} if text else config
 
 
 def genai_files(settings: Mapping[str, Any]) -> tuple[str, ...]:
@@ -117,7 +120,7 @@ def genai_providers(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def context_tokens(config: Mapping[str, Any]) -> int | None:
     """Positions the model was built for: prompt and reply together."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"):
         value = config.get(name)
         if isinstance(value, int) and value > 0:
             return value
@@ -125,10 +128,33 @@ def context_tokens(config: Mapping[str, Any]) -> int | None:
 
 
 def rope_switch(config: Mapping[str, Any]) -> int | None:
-    """Length in tokens above which a LongRoPE model (Phi-3 128k) changes its position factors; None: never.
+    """Length in tokens above which a model changes its position factors; None: never.
 
-    Keys computed below it are wrong above it, so a kept KV cache must not be carried across.
+    Keys computed below it are wrong above it, so a kept KV cache must not be carried across. It is read wherever a
+    config may state it: `rope_scaling` or `rope_parameters`, one for all layers or one per kind of layer, of the
+    whole or of its text part; the length inside them or beside them. Without a length it is the context's.
     """
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type")
-    return config.get("original_max_position_embeddings") if kind in ("longrope", "su") else None
+    scopes = [config, *(part for name in _TEXT_PARTS if isinstance(part := config.get(name), dict))]
+    beside = [_length(scope.get("original_max_position_embeddings")) for scope in reversed(scopes)]
+    switches = []
+    for scope in scopes:
+        for parameters in _rope_parameters(scope):
+            if (parameters.get("rope_type") or parameters.get("type")) in _SWITCHING:
+                inside = _length(parameters.get("original_max_position_embeddings"))
+                stated = [length for length in (*beside, inside, context_tokens(scope)) if length]
+                switches += stated[:1]
+    return min(switches, default=None)
+
+
+def _rope_parameters(scope: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for name in ("rope_scaling", "rope_parameters"):
+        stated = scope.get(name)
+        if isinstance(stated, dict):
+            yield stated
+            yield from (part for part in stated.values() if isinstance(part, dict))
+
+
+def _length(value: Any) -> int | None:
+    return (
+        int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
+    )

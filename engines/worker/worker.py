@@ -238,8 +238,17 @@ class Worker:
         report = engine.load(command.target, command.model, command.cache_dir, self._send)
         load_s = time.perf_counter() - self._process_started
         self._engine = engine
+        details, warmup_s = dict(report.details), None
+        if command.tuning:
+            details["tuning"] = dict(command.tuning)
         # A server is not warmed up: it is somebody else's, and may ask money for every word.
-        warmup_s = self._warm_up(engine) if command.warm_up and isinstance(engine, Engine) else None
+        if isinstance(engine, Engine):
+            self._send(Progress("warm-up", "Warming up"))
+            started = time.perf_counter()
+            details["kv_cache"] = engine.check_cache()
+            if command.warm_up:
+                self._warm_up(engine)
+                warmup_s = time.perf_counter() - started
         rss, peak = memory_bytes()
         self._loaded = Loaded(
             load_s=load_s,
@@ -249,16 +258,14 @@ class Worker:
             peak_rss_bytes=peak,
             device=report.device,
             versions=installed_versions(),
-            details={**report.details, **({"tuning": dict(command.tuning)} if command.tuning else {})},
+            details=details,
             context_tokens=report.context_tokens,
             claim=report.claim,
         )
         self._send(self._loaded)
 
-    def _warm_up(self, engine: Engine) -> float:
+    def _warm_up(self, engine: Engine) -> None:
         """A tiny generation: compilation, page-ins and thread pools must not land on the first prompt."""
-        self._send(Progress("warm-up", "Warming up"))
-        started = time.perf_counter()
         messages = (Message("user", WARM_UP_PROMPT),)
         request = GenerationRequest(messages, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
         left = iter(range(WARM_UP_TOKENS - 1))
@@ -268,7 +275,6 @@ class Worker:
             self._encoder.stop_ids,
             lambda _id: next(left, None) is not None,
         )
-        return time.perf_counter() - started
 
     def _generate(self, command: Generate, received: float) -> None:
         if self._engine is None:

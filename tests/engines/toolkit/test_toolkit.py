@@ -34,6 +34,39 @@ def test_nothing_is_kept_across_a_change_of_position_factors(prompt_tokens, reus
     assert reusable_tokens(KEPT, prompt, switch=64) == reusable
 
 
+LONG = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
+
+
+@pytest.mark.parametrize(
+    ("config", "switch"),
+    [
+        ({"rope_scaling": LONG, "original_max_position_embeddings": 4096, "max_position_embeddings": 131072}, 4096),
+        ({"rope_parameters": {**LONG, "original_max_position_embeddings": 4096}}, 4096),
+        ({"rope_parameters": {"rope_type": "longrope", "original_max_position_embeddings": 4096}}, 4096),
+        ({"rope_scaling": {"type": "su"}, "original_max_position_embeddings": 2048}, 2048),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 8192}, 8192),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "longrope"}, "sliding_attention": {}},
+             "original_max_position_embeddings": 4096},
+            4096,
+        ),
+        (
+            {"rope_parameters": {"full_attention": {**LONG, "original_max_position_embeddings": 1024},
+                                 "sliding_attention": {"rope_type": "default"}}},
+            1024,
+        ),
+        ({"text_config": {"rope_scaling": LONG, "original_max_position_embeddings": 4096}}, 4096),
+        ({"text_config": {"rope_parameters": LONG}, "original_max_position_embeddings": 512}, 512),
+        ({"llm_config": {"rope_scaling": LONG, "max_position_embeddings": 256}}, 256),
+        ({"rope_scaling": {"rope_type": "yarn", "original_max_position_embeddings": 4096}}, None),
+        ({"rope_scaling": {"rope_type": "llama3", "original_max_position_embeddings": 8192}}, None),
+        ({"rope_scaling": None, "rope_parameters": None}, None),
+    ],
+)  # fmt: skip
+def test_the_switch_is_read_wherever_a_config_states_it(config, switch):
+    assert rope_switch(config) == switch
+
+
 def test_only_longrope_models_change_their_position_factors():
     long = {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}
     assert rope_switch(long) == 4096
