@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -133,6 +134,12 @@ class Availability:
         return tuple(status.device for status in self.device_status if status.ok)
 
 
+def model_label(model: str) -> str:
+    """A Hugging Face id or `demo` as it is; of a folder its last name only, never where it lies."""
+    is_folder = model.startswith((".", "~", "/")) or "\\" in model or model[1:2] == ":"
+    return re.split(r"[\\/]", model.rstrip("\\/"))[-1] if is_folder else model
+
+
 @dataclass(frozen=True)
 class Target:
     """What one panel shows and one worker loads."""
@@ -149,6 +156,11 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.spelling} + {self.model}"
+
+    @property
+    def label(self) -> str:
+        """As `str`, but a folder goes by its last name: for what may be kept or shown beside other runs."""
+        return f"{self.spelling} + {model_label(self.model)}"
 
     @classmethod
     def parse(cls, spelling: str, model: str = DEMO_MODEL) -> Target:

@@ -53,7 +53,7 @@ from engines.models.source_hashes import SourceHashes
 from engines.models.statements import require_fit
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.processes.shared_jobs import SharedJobs
-from engines.protocol import EngineSpec, PreparedModel, Progress, Target
+from engines.protocol import EngineSpec, PreparedModel, Progress, Target, model_label
 from engines.runtime.activity import CONVERT, DOWNLOAD, Activity
 
 _LISTING_LIFE_S = 600.0
@@ -213,6 +213,7 @@ class Convert(Way):
             )
         shop.jobs.run(
             CONVERT,
+            f"{model_label(self.conversion.model)} to {self.conversion.recipe.format}",
             str(self.conversion.folder),
             lambda report, stop: self._convert(shop, errand.override, report, stop),
             errand.on_progress,
@@ -260,6 +261,7 @@ class GetReadyMade(Way):
     def walk(self, shop: Workshop, errand: Errand) -> PreparedModel:
         made = shop.jobs.run(
             DOWNLOAD,
+            model_label(errand.target.model),
             f"prebuilt {errand.target.model} {self.prebuilt}",
             lambda report, stop: self._get(
                 shop, dataclasses.replace(errand, on_progress=report, cancelled=stop)
@@ -430,6 +432,7 @@ class Workshop:
         log_path = self.models_dir / "logs" / f"download-{wanted.repository.replace('/', '--')}.log"
         return self.jobs.run(
             DOWNLOAD,
+            wanted.repository,
             f"download {dataclasses.replace(wanted, formats=None)}",
             lambda report, stop: download.download(wanted, log_path, report, stop, override=errand.override),
             errand.on_progress,

@@ -35,12 +35,14 @@ class SharedJobs:
     def run(
         self,
         kind: str,
+        what: str,
         key: str,
         work: Callable[[OnProgress, threading.Event], Any],
         on_progress: OnProgress,
         cancelled: threading.Event,
     ) -> Any:
-        """Do `work`, or join the caller who is doing it. `kind`: `download` or `convert`.
+        """Do `work`, or join the caller who is doing it. `kind`: `download` or `convert`; `what`: the
+        model, in words that may stand beside a number for good: no path.
 
         Raises what the work raised, or CancelledError.
         """
@@ -50,7 +52,9 @@ class SharedJobs:
                 job = self._jobs.get(key)
                 if job is None:
                     job = self._jobs[key] = _Shared()
-                    threading.Thread(target=self._work, args=(kind, key, job, work), daemon=True).start()
+                    threading.Thread(
+                        target=self._work, args=(kind, what, key, job, work), daemon=True
+                    ).start()
                 if not job.cancelled.is_set():
                     job.waiters[waiter] = on_progress
                     break
@@ -75,7 +79,12 @@ class SharedJobs:
             job.done.wait()
 
     def _work(
-        self, kind: str, key: str, job: _Shared, work: Callable[[OnProgress, threading.Event], Any]
+        self,
+        kind: str,
+        what: str,
+        key: str,
+        job: _Shared,
+        work: Callable[[OnProgress, threading.Event], Any],
     ) -> None:
         def report(progress: Progress) -> None:
             job.last = progress
@@ -88,7 +97,7 @@ class SharedJobs:
             report(Progress("queue", f"Waiting: the machine is taken for {holder}"))
 
         try:
-            with self._activity.doing(kind, key, cancelled=job.cancelled.is_set, on_wait=waiting):
+            with self._activity.doing(kind, what, cancelled=job.cancelled.is_set, on_wait=waiting):
                 job.result = work(report, job.cancelled)
         except GaveUpError:
             job.error = CancelledError("Stopped.")

@@ -129,7 +129,7 @@ class Lease:
             on_event(Progress("queue", f"Waiting: the machine is taken for {holder}"))
 
         return self._activity.doing(
-            GENERATE, str(self._slot.target), cancelled=lambda: run_id in self._cancelled, on_wait=waiting
+            GENERATE, self._slot.target.label, cancelled=lambda: run_id in self._cancelled, on_wait=waiting
         )
 
     def _ask(self, worker: WorkerProcess, command: Generate | Score, answer: _Answer) -> Outcome:

@@ -402,7 +402,7 @@ class EngineManager:
             report(Progress("queue", f"Waiting: the machine is taken for {holder}"))
 
         try:
-            with self.activity.doing(LOAD, str(target), cancelled=cancelled.is_set, on_wait=waiting):
+            with self.activity.doing(LOAD, target.label, cancelled=cancelled.is_set, on_wait=waiting):
                 yield
         except GaveUpError:
             raise EngineFailure(_cancelled()) from None

@@ -94,3 +94,19 @@ def test_a_rate_without_two_tokens_is_missing(offsets):
 
 def test_a_kept_cache_leaves_no_prefill_rate():
     assert RunMetrics(prompt_tokens=10, cached_prompt_tokens=8, token_offsets_s=(0.1,)).prefill_tok_s is None
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("demo", "demo"),
+        ("microsoft/Phi-3-mini-4k-instruct", "microsoft/Phi-3-mini-4k-instruct"),
+        ("/home/ann/models/mine", "mine"),
+        ("./mine/", "mine"),
+        ("~/models/mine", "mine"),
+        ("C:\\Users\\ann\\mine", "mine"),
+        ("\\\\server\\share\\mine\\", "mine"),
+    ],
+)
+def test_a_label_never_tells_where_a_folder_lies(model, label):
+    assert Target("engine", "CPU", "int4", model).label == f"engine/CPU/int4 + {label}"
