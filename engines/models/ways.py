@@ -501,6 +501,7 @@ class Workshop:
             return known[1]
         listing = self.jobs.run(
             DOWNLOAD,
+            wanted.repository,
             f"list {wanted}",
             lambda _report, stop: download.list_files(wanted, self.models_dir / "logs" / "listing.log", stop),
             lambda _progress: None,

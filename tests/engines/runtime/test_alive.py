@@ -166,7 +166,7 @@ def test_a_load_that_breaks_unforeseen_is_a_failure_and_not_for_ever_under_way(t
         assert failed.kind == "error"
         assert "No space left on device" in failed.message
         assert manager.state(ECHO).phase == "failed"
-        assert not manager.busy
+        assert manager.activity.now() == ()
     finally:
         manager.shutdown()
 
