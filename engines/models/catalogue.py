@@ -7,7 +7,8 @@ it is then converted from its original weights.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomllib
@@ -29,6 +30,8 @@ class Prebuilt:
     """Only for this device family; None: for every device that has no entry of its own."""
     bytes: int | None = None
     """Download size as its page says, rounded."""
+    confirmed: bool = True
+    """Whether a public page or listing shows it; if not, it follows its publisher's way of naming."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class CatalogueModel:
     gated: bool = False
     """Its licence must be accepted on the Hub first."""
     prebuilt: tuple[Prebuilt, ...] = ()
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """Engine -> what it cannot do with this model, and why."""
 
     def ready_made(self, target: Target, spec: EngineSpec) -> Prebuilt | None:
         """The ready-made folder for a target of this engine, if anyone publishes one.
@@ -64,6 +69,12 @@ def load(path: Path = CATALOGUE) -> tuple[CatalogueModel, ...]:
         CatalogueModel(**{**entry, "prebuilt": tuple(Prebuilt(**p) for p in entry.get("prebuilt", ()))})
         for entry in entries
     )
+
+
+def limit_of(model: str, engine: str) -> str | None:
+    """Why an engine cannot run a model of the catalogue; None when nothing is known to be in the way."""
+    entry = find(model)
+    return entry.limits.get(engine) if entry else None
 
 
 def find(model: str) -> CatalogueModel | None:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from engines.engine import ModelError
 from engines.hardware import available_memory_bytes
+from engines.models import catalogue
 from engines.models.inventory import Choice, Installed, Inventory
 from engines.models.plan import DISK_MARGIN_BYTES, Plan, disk_refusal, memory_refusal
 from engines.models.trust import Trust
-from engines.models.ways import Errand, Workshop, walk
+from engines.models.ways import Errand, Forecast, Way, Workshop, walk
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.protocol import EngineSpec, PreparedModel, Target
 from engines.runtime.activity import Activity
@@ -103,10 +104,18 @@ class ModelLibrary:
             use_prebuilt=use_prebuilt,
             hash_large=False,
         )
-        plan = Plan(target, False, (), self._shop.disk_free(), self._shop.memory())
+        return self._plan(errand, lambda way: way.forecast(self._shop, errand))
+
+    def estimate(self, target: Target, spec: EngineSpec) -> Plan:
+        """Like `plan`, at once and without the network: what is not here is estimated by the catalogue."""
+        errand = Errand(target, spec, hash_large=False)
+        return self._plan(errand, lambda way: way.estimate(self._shop, errand))
+
+    def _plan(self, errand: Errand, forecast_of: Callable[[Way], Forecast]) -> Plan:
+        plan = Plan(errand.target, False, (), self._shop.disk_free(), self._shop.memory())
         try:
             way = self._shop.find(errand)
-            forecast = way.forecast(self._shop, errand)
+            forecast = forecast_of(way)
         except ModelError as error:
             return dataclasses.replace(plan, refusal=str(error), remedy=error.remedy)
         plan = dataclasses.replace(
@@ -116,7 +125,13 @@ class ModelLibrary:
             load_bytes=forecast.load_bytes,
             needs_remote_code=forecast.needs_remote_code,
         )
-        return plan if way.ready else self._with_refusal(plan)
+        if way.ready:
+            return plan
+        limit = catalogue.limit_of(errand.target.model, errand.spec.name)
+        if limit is not None:
+            remedy = "Choose another engine for this model; or try it all the same."
+            return dataclasses.replace(plan, refusal=limit, remedy=remedy, can_override=True)
+        return self._with_refusal(plan)
 
     def _with_refusal(self, plan: Plan) -> Plan:
         if plan.peak_bytes > plan.available_bytes:

@@ -101,6 +101,10 @@ class Way(ABC):
     def forecast(self, shop: Workshop, errand: Errand) -> Forecast:
         """Steps and cost; may ask the Hub. Raises ModelError when it turns out to lead nowhere."""
 
+    def estimate(self, shop: Workshop, errand: Errand) -> Forecast:
+        """The same without the network, by the catalogue's numbers."""
+        return self.forecast(shop, errand)
+
     @abstractmethod
     def brief(self, shop: Workshop, errand: Errand) -> str | None:
         """One sentence for a panel, without the network; None when nothing is left to do."""
@@ -239,6 +243,8 @@ class GetReadyMade(Way):
     """A folder that its makers publish in the engine's own format."""
 
     prebuilt: Prebuilt
+    instead: Way | None = None
+    """What to do when the folder is not there after all; only for one that no public page confirms."""
 
     @property
     def _text(self) -> str:
@@ -247,9 +253,22 @@ class GetReadyMade(Way):
     def forecast(self, shop: Workshop, errand: Errand) -> Forecast:
         if shop.is_offline():
             return Forecast((Step("use", self._text),))
-        listing = shop.listing(self._wanted, errand.cancelled)
+        try:
+            listing = shop.listing(self._wanted, errand.cancelled)
+        except ModelError:
+            if self.instead is None:
+                raise
+            return self.instead.forecast(shop, errand)
         load = load_peak_bytes(total_weight_bytes(listing.files), self.prebuilt.format)
         return Forecast((download_step(listing, self._text),), load)
+
+    def estimate(self, shop: Workshop, errand: Errand) -> Forecast:
+        count = self.prebuilt.bytes or _stored_bytes(
+            expected_size(errand.target.model), self.prebuilt.precision
+        )
+        load = load_peak_bytes(count, self.prebuilt.format)
+        place = f"{self.prebuilt.repository}/{self.prebuilt.subfolder}"
+        return Forecast((_download_of(place, count, self._text),), load)
 
     def brief(self, shop: Workshop, errand: Errand) -> str | None:
         return download_brief(f"downloads {self.prebuilt.repository}", self.prebuilt.bytes)
@@ -259,6 +278,11 @@ class GetReadyMade(Way):
         return Wanted(self.prebuilt.repository, subfolder=self.prebuilt.subfolder)
 
     def walk(self, shop: Workshop, errand: Errand) -> PreparedModel:
+        if self.instead is not None:
+            try:
+                shop.listing(self._wanted, errand.cancelled)
+            except ModelError:
+                return self.instead.walk(shop, errand)
         made = shop.jobs.run(
             DOWNLOAD,
             model_label(errand.target.model),
@@ -300,6 +324,19 @@ class Download(Way):
         more, load = conversion_step(recipe_for(target, spec, facts), facts)
         return Forecast((step, more), load, facts.needs_remote_code and not errand.trust_remote_code)
 
+    def estimate(self, shop: Workshop, errand: Errand) -> Forecast:
+        target, spec, parameters = errand.target, errand.spec, expected_size(errand.target.model)
+        if not parameters:
+            raise ModelError(
+                f"The size of {target.model} is not known without asking the Hub.", "See its plan."
+            )
+        facts = facts_from({}, parameters, 2 * parameters, {})
+        step = _download_of(target.model, facts.weight_bytes, f"Download {target.model} (original weights)")
+        if spec.model_format == SAFETENSORS:
+            return Forecast((step,), load_peak_bytes(_loaded_bytes(facts, target), SAFETENSORS))
+        more, load = conversion_step(recipe_for(target, spec, facts), facts)
+        return Forecast((step, more), load)
+
     def brief(self, shop: Workshop, errand: Errand) -> str | None:
         entry = catalogue.find(errand.target.model)
         as_is = errand.spec.model_format == SAFETENSORS
@@ -340,8 +377,12 @@ class Workshop:
         if local is not None and local.ready:
             return local
         prebuilt = self._ready_made(target, spec) if errand.use_prebuilt else None
-        if prebuilt is not None:
+        if prebuilt is not None and prebuilt.confirmed:
             return GetReadyMade(prebuilt)
+        if prebuilt is not None and not self.is_offline():
+            return GetReadyMade(
+                prebuilt, local or Download(download.original_weights(target.model, _format(spec)))
+            )
         if local is not None:
             return local
         if self.is_offline():
@@ -578,6 +619,20 @@ def download_step(listing: Listing, text: str) -> Step:
     missing = listing.missing_bytes
     files = {f"{listing.repository}/{name}": size for name, size in listing.missing_files.items()}
     return Step("download", text, missing, missing, 0, missing / ASSUMED_BYTES_PER_S, files)
+
+
+def expected_size(model: str) -> int:
+    """Parameters that the catalogue states; 0: not in it."""
+    entry = catalogue.find(model)
+    return entry.parameters if entry else 0
+
+
+def _stored_bytes(parameters: int, precision: str) -> int:
+    return int(parameters * BITS.get(precision, 16) / 8 * 1.1)
+
+
+def _download_of(place: str, count: int, text: str) -> Step:
+    return Step("download", text, count, count, 0, count / ASSUMED_BYTES_PER_S, {place: count})
 
 
 def conversion_step(recipe: Any, facts: ModelFacts) -> tuple[Step, int]:

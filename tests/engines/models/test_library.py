@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from engines import spec_by_name
+from engines import ENGINES, spec_by_name
 from engines.engine import ModelError
 from engines.models import catalogue
+from engines.models.catalogue import CatalogueModel, Prebuilt
 from engines.models.download.hub_cache import cache_dir
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER, resolve
+from engines.models.overview import best_for, overview
 from engines.models.plan import Plan
+from engines.models.together import Backend
 from engines.protocol import Target
 from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, REPOSITORY, Watcher
 from ui.cli import models as models_cli
@@ -55,6 +58,8 @@ def test_paths_are_told_from_ids(name):
 
 def test_the_catalogue_is_consistent():
     models = catalogue.load()
+    engines = {spec.name for spec in ENGINES}
+    assert all(model.limits.keys() <= engines for model in models)
     assert len({model.id for model in models}) == len(models) >= 8
     for model in models:
         assert model.parameters > 1e8
@@ -210,6 +215,38 @@ def test_a_gated_original_does_not_stop_a_ready_made_model(published, fresh):
     target = Target("openvino-genai", "CPU", "int4", TINYLLAMA)
     folder = Path(prepare(fresh, target, OPENVINO).path)
     assert (folder / "tokenizer.json").is_file()
+
+
+def test_a_folder_that_no_page_confirms_is_tried_and_converted_if_it_is_not_there(hub, fresh, monkeypatch):
+    unsure = Prebuilt("onnxruntime-genai", "int4", "arena/demo-onnx", device="CPU", confirmed=False)
+    entry = CatalogueModel(REPOSITORY, "Demo", 4_000_000, 1024, "MIT", prebuilt=(unsure,))
+    monkeypatch.setattr(catalogue, "find", lambda model: entry if model == REPOSITORY else None)
+    target = Target("onnxruntime-genai", "CPU", "int4", REPOSITORY)
+    assert [step.kind for step in fresh.plan(target, ONNX).steps] == ["download", "convert"]
+    assert prepare(fresh, target, ONNX).recipe["converter"] != "prebuilt"
+
+
+def test_what_an_engine_cannot_do_with_a_model_is_said(cache, fresh):
+    gemma = fresh.estimate(Target("openvino-genai", "CPU", "int4", "google/gemma-3-1b-it"), OPENVINO)
+    assert "transformers up to 5.0 only" in gemma.refusal
+    assert gemma.can_override
+
+
+def test_the_overview_says_how_each_backend_gets_each_model(cache, tmp_path):
+    library = ModelLibrary(tmp_path / "data", memory=lambda: 13_500_000_000)  # what a 16 GB PC has to spare
+    here = [Backend(Target(s.name, "CPU", s.precisions[0]), s) for s in (OPENVINO, ONNX, PLAIN)]
+    rows = {row.model: row for row in overview(library, here)}
+    assert [cell.state for cell in rows["demo"].cells] == ["convert", "convert", "here"]
+    phi = rows["microsoft/Phi-3-mini-4k-instruct"]
+    assert [cell.state for cell in phi.cells] == ["ready-made", "ready-made", "download"]
+    assert "on 3 of 3 backends" in phi.summary
+    assert [cell.state for cell in rows["Qwen/Qwen2.5-7B-Instruct"].cells] == ["ready-made", "unfit", "unfit"]
+    best = best_for(library, here)
+    assert best.parameters > 3_500_000_000
+    assert not best.gated
+    small = ModelLibrary(tmp_path / "data", memory=lambda: 3_000_000_000)
+    assert best_for(small, here).parameters < 1_800_000_000
+    assert best_for(ModelLibrary(tmp_path / "data", memory=lambda: 400_000_000), here) is None
 
 
 # --- importing, listing, removing --------------------------------------------------------------------------
