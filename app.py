@@ -41,6 +41,7 @@ from ui.share.logins import PasswordError
 from ui.share.settings import add_options, make_door, read_settings, unused_options
 from ui.share.sharing import Sharing, what_to_tell
 from ui.share.tunnel import GradioTunnel
+from ui.share.visitors import Visitors
 
 DEFAULT_PORT = 7860
 DATABASE_NAME = "arena.sqlite3"
@@ -149,17 +150,22 @@ def serve(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from ui.page import build as build_page
+        from ui.share.owner_panel import machine_name
+        from ui.share.visitor_page import build as build_visitor_page
         from ui.theme import launch_options
 
         interrupted = arena.store.mark_interrupted()
         sharing = Sharing(door, settings, made, port, lambda local: GradioTunnel(local, arena.data_dir))
-        page = build_page(arena.manager, arena.store, arena.turns, arena.library, arena.environments)
+        visitors = Visitors(door, arena.store, arena.turns)
+        parts = (arena.manager, arena.store, arena.turns, arena.library)
+        page = build_page(*parts, arena.environments, (sharing, visitors))
+        visitors_page = build_visitor_page(*parts, visitors, lambda: machine_name(arena.store))
         page.launch(
             server_name=arguments.host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            **launch_options(door, _api(arena, door)),
+            **launch_options(door, _api(arena, door), visitors_page),
         )
         only_here = is_loopback(arguments.host) or arguments.host in ("0.0.0.0", "::")
         address = f"http://{'localhost' if only_here else arguments.host}:{port}"
@@ -177,6 +183,7 @@ def serve(arguments: argparse.Namespace) -> int:
             webbrowser.open(address)
         _wait_for_the_end()
         sharing.close()
+        visitors.close()
         page.close(verbose=False)
     return 0
 

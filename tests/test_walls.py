@@ -139,20 +139,20 @@ def test_everything_a_browser_can_call_is_in_the_table_of_who_may_do_what(tmp_pa
     """Whoever adds a handler or a route says in ui/access.py whom it is for; without that it is refused."""
     from gradio.routes import App
 
-    from tests.helpers.walking import routes_of, whole_page
-    from ui.access import _ROLES_OF, handler_name, is_authorised, route_of, server_functions
+    from tests.helpers.walking import routes_of, whole_pages
+    from ui.access import _ROLES_OF, OWNER, VISITOR, handler_name, is_authorised, route_of, server_functions
     from ui.share.door import Door
     from ui.share.guarded_app import GuardedApp
 
     missing = []
-    page = whole_page(tmp_path)
-    functions = [dependency.fn for dependency in page.fns.values() if dependency.fn is not None]
-    functions += [function for block in page.blocks.values() for _, function in server_functions(block)]
-    for function in functions:
-        assert is_authorised(function), f"{handler_name(function)} does not ask who calls it"
-        if handler_name(function) not in _ROLES_OF:
-            missing.append(f"handler {handler_name(function)}")
-    server = App.create_app(page, app=GuardedApp(Door()))
-    missing += [f"route {m} {path}" for m, path in routes_of(server.routes) if route_of(m, path) is None]
-    assert len(functions) > 100
+    for page, roles in zip(whole_pages(tmp_path), (OWNER, VISITOR), strict=True):
+        functions = [dependency.fn for dependency in page.fns.values() if dependency.fn is not None]
+        functions += [function for block in page.blocks.values() for _, function in server_functions(block)]
+        assert len(functions) > 20
+        for function in functions:
+            assert is_authorised(function), f"{handler_name(function)} does not ask who calls it"
+            if _ROLES_OF.get(handler_name(function)) != roles:
+                missing.append(f"handler {handler_name(function)} for {roles}")
+        server = App.create_app(page, app=GuardedApp(Door()))
+        missing += [f"route {m} {path}" for m, path in routes_of(server.routes) if route_of(m, path) is None]
     assert not missing, f"add these to ui/access.py: {missing}"

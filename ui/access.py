@@ -85,6 +85,16 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
         OWNER: "build.<locals>.show build.<locals>.ask_again build.<locals>.start.<locals>.handler "
         "build.<locals>.cancel.<locals>.handler",
     },
+    "ui.share.visitor_page": {
+        VISITOR: "VisitorPage._load VisitorPage._send VisitorPage._open VisitorPage._new VisitorPage._edit "
+        "VisitorPage._add VisitorPage._stop_all VisitorPage._unload VisitorPage._chooser.<locals>.choose "
+        "VisitorPage._stopper.<locals>.stop VisitorPage._repeater.<locals>.again "
+        "VisitorPage._remover.<locals>.remove _changes_of.<locals>.changes",
+    },
+    "ui.share.owner_panel": {
+        OWNER: "OwnerPanel._toggle OwnerPanel._start OwnerPanel._end OwnerPanel._look OwnerPanel._open_mine "
+        "OwnerPanel._limit OwnerPanel._keep OwnerPanel._name",
+    },
     "ui.page": {OWNER: "build.<locals>.<lambda>"},
 }
 """Module -> who -> the qualified names (`__qualname__`) of its handlers and of what its browser side may call."""

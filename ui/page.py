@@ -16,6 +16,9 @@ from ui.compare import tab as compare
 from ui.history import tab as history_tab
 from ui.history import trends_tab
 from ui.models import tab as models_tab
+from ui.share.owner_panel import OwnerPanel
+from ui.share.sharing import Sharing
+from ui.share.visitors import Visitors
 from ui.system import tab as system_tab
 
 TITLE = "Backend Arena"
@@ -26,14 +29,29 @@ HEADER = (
 
 
 def build(
-    manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary, environments: Environments
+    manager: EngineManager,
+    store: Store,
+    turns: Turns,
+    library: ModelLibrary,
+    environments: Environments,
+    sharing: tuple[Sharing, Visitors] | None = None,
 ) -> gr.Blocks:
-    """The whole page. Serve it with `demo.launch(**launch_options())`."""
+    """The whole page. Serve it with `demo.launch(**launch_options())`.
+
+    `sharing`: what the Share button works with; without it there is none.
+    """
     # Gradio would put every event into a pandas frame, for a monitoring page that is switched off.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Copies of exported and attached files, which Gradio makes to serve them, go after a day.
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as demo:
-        gr.HTML(HEADER, elem_id="header", js_on_load=None)
+        with gr.Row(elem_id="header-row"):
+            gr.HTML(HEADER, elem_id="header", js_on_load=None)
+            share = gr.Button(
+                "Share", size="sm", visible=sharing is not None, elem_id="share", scale=0, min_width=80
+            )
+        panel = None
+        if sharing is not None:
+            panel = OwnerPanel(*sharing, store, lambda request: page.shown_targets(request))
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
                 page = compare.build(manager, store, turns, library)
@@ -46,6 +64,8 @@ def build(
             with gr.Tab("System", id="system-tab"):
                 system_tab.build(manager, environments)
         page.wire_load(demo)
+        if panel is not None:
+            panel.wire(share)
         opened = page.wire_open(history.open_in_compare)
         opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
     authorise(demo)

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ui.share.door import Door
-from ui.share.guarded_app import GuardedApp
+from ui.share.guarded_app import GuardedApp, started, visitors_server
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -133,17 +133,28 @@ def theme() -> gr.themes.Base:
 MOST_UPLOAD = "200mb"
 
 
-def launch_options(door: Door | None = None, api: Any = None) -> dict[str, Any]:
+def launch_options(
+    door: Door | None = None, api: Any = None, visitors_page: gr.Blocks | None = None
+) -> dict[str, Any]:
     """Arguments for `Blocks.launch` that make the page ours and keep it on this host.
 
-    `door`: who may come in; without one, this computer only, and as the owner. `api`: what programs use (ui/api/).
+    `door`: who may come in; without one, this computer only, and as the owner. `api`: what programs use (ui/api/);
+    `visitors_page`: what visitors get.
     """
-    return {
-        "_app": GuardedApp(door or Door(), api),
+    door = door or Door()
+    look: dict[str, Any] = {
         "theme": theme(),
-        "css_paths": [ASSETS / name for name in ("page.css", "compare.css", "history.css", "system.css")],
+        "css_paths": [
+            ASSETS / name for name in ("page.css", "compare.css", "history.css", "system.css", "share.css")
+        ],
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
         "favicon_path": ASSETS / "favicon.png",
+    }
+    visitors = visitors_server(visitors_page, door, look) if visitors_page is not None else None
+    return {
+        **look,
+        "_app": GuardedApp(door, api, visitors),
+        "app_kwargs": {"lifespan": lambda _app: started(visitors)} if visitors is not None else {},
         "max_file_size": MOST_UPLOAD,
         "mcp_server": False,
         "share": False,

@@ -13,13 +13,22 @@ from storage.store import Store
 from tests.helpers.worlds import manager_on
 from ui.chat.turns import Turns
 from ui.page import build
+from ui.share import visitor_page
+from ui.share.door import Door
+from ui.share.settings import Made, ShareSettings
+from ui.share.sharing import Sharing
+from ui.share.visitors import Visitors
 
 
-def whole_page(data_dir: Path) -> gr.Blocks:
-    """The owner's page with everything on it, not served."""
-    store, library = Store(data_dir / "arena.sqlite3"), ModelLibrary(data_dir)
+def whole_pages(data_dir: Path) -> tuple[gr.Blocks, gr.Blocks]:
+    """The owner's page and the visitors', with everything on them, not served."""
+    store, library, door = Store(data_dir / "arena.sqlite3"), ModelLibrary(data_dir), Door()
     manager = manager_on(data_dir)
-    return build(manager, store, Turns(manager, store, machine_facts), library, Environments(data_dir))
+    turns = Turns(manager, store, machine_facts)
+    visitors = Visitors(door, store, turns)
+    sharing = Sharing(door, ShareSettings(), Made(), 0, None)
+    owners = build(manager, store, turns, library, Environments(data_dir), (sharing, visitors))
+    return owners, visitor_page.build(manager, store, turns, library, visitors, lambda: "a PC")
 
 
 def routes_of(routes: list[Any]) -> Iterator[tuple[str, str]]:

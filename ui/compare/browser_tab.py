@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from engines.protocol import Target
-from engines.runtime.manager import EngineManager
+from engines.runtime.manager import EngineManager, TargetState
 from storage.store import Store, StoreError
 from ui.chat.conversations import Talk, Talks
 from ui.chat.turns import PANELS
@@ -104,6 +104,14 @@ class Desk:
     def offer(self) -> Offer:
         found = self.manager.known_availability
         return Offer(tuple(self.manager.specs.values()), found or {}, probing=found is None)
+
+    def state(self, target: Target) -> TargetState:
+        """What may be shown of a target's worker."""
+        return self.manager.state(target)
+
+    def trouble(self) -> str | None:
+        """Why the history is not being written, in a sentence; None when all is well."""
+        return self.store.trouble
 
     def page(self, request: gr.Request) -> Page:
         """This tab's page; a tab left over from an earlier start of the app gets a fresh one."""

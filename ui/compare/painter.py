@@ -79,7 +79,7 @@ class Painter:
             target = page.targets[panel]
             seen = current[panel][2] if panel in current else None
             active = seen if seen is not None and not seen.done else None
-            state = view.panel_state(self._desk.manager.state(target), active, offer.trouble(target))
+            state = view.panel_state(self._desk.state(target), active, offer.trouble(target))
             if offer.probing and state.phase == "absent":
                 state = replace(state, label="Checking", detail="Asking the engine what it can use here")
             slots[f"head{panel}"] = view.head(panel, target, naming, state, seen)
@@ -121,7 +121,7 @@ class Painter:
 
     def _notices(self, page: Page) -> str:
         notices = [page.notice] if page.notice else []
-        trouble = self._desk.store.trouble
+        trouble = self._desk.trouble()
         if trouble:
             notices.append(Notice(f"The history is not being written: {trouble}", "error"))
         if page.editing:

@@ -15,6 +15,7 @@ from typing import Any
 import gradio as gr
 
 from engines.hardware import machine_facts
+from engines.protocol import Target
 from engines.runtime.manager import EngineManager
 from storage.store import Store
 from ui import format as fmt
@@ -185,6 +186,11 @@ class Compare:
         if conversation_id:
             self.actions.open(page, str(conversation_id)[:64])
         return self._layout(page)
+
+    def shown_targets(self, request: gr.Request) -> list[Target]:
+        """The targets that this tab's panels are set to, and that can run here."""
+        offer = self.desk.offer()
+        return [target for target in self.desk.page(request).chosen().values() if not offer.trouble(target)]
 
     def wire_open(self, conversation: gr.State) -> Any:
         """Show a conversation here whenever `conversation` changes; returns the event after it is shown."""

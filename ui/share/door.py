@@ -44,7 +44,7 @@ class PageSessions:
         closed: list[str] = []
         with self._lock:
             owner = self._owners.setdefault(session, login)
-            if owner.id != login.id and not (owner.is_owner and login.is_owner):
+            if not _same(owner, login):
                 return False
             self._owners.move_to_end(session)
             if not login.is_owner:
@@ -56,10 +56,13 @@ class PageSessions:
         self._tell(closed)
         return True
 
-    def close(self, session: str) -> None:
-        """Its page has been closed."""
+    def close(self, session: str, login: Login) -> None:
+        """The page has been closed by whom it belongs to; nobody else can close it."""
         with self._lock:
-            self._owners.pop(session, None)
+            owner = self._owners.get(session)
+            if owner is None or not _same(owner, login):
+                return
+            del self._owners[session]
         self._tell([session])
 
     def close_all_of(self, login: Login) -> None:
@@ -78,6 +81,10 @@ class PageSessions:
         for name in closed:
             for listener in self.on_close:
                 listener(name)
+
+
+def _same(one: Login, other: Login) -> bool:
+    return one.id == other.id or (one.is_owner and other.is_owner)
 
 
 class Door:

@@ -49,7 +49,7 @@ HEADERS = (
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # under no-referrer a form of our own would come from “null”
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
@@ -262,7 +262,7 @@ class Guard:
             if not self._open_requests[login.id]:
                 del self._open_requests[login.id]
             if request.path.startswith(_HEARTBEAT):
-                self._door.sessions.close(request.path.removeprefix(_HEARTBEAT))
+                self._door.sessions.close(request.path.removeprefix(_HEARTBEAT), login)
 
     # --- the body --------------------------------------------------------------------------------------
 

@@ -7,16 +7,20 @@ that restore a page; we have none, so a session keeps its values only, and goes 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from copy import copy
 from typing import Any
 
+from gradio import utils
 from gradio.blocks import Blocks
 from gradio.routes import App, ORJSONResponse
 from gradio.state_holder import SessionState, StateHolder
 
+from ui.access import Role
 from ui.api.server import BesidePage
 from ui.share.door import MOST_SESSIONS, Door
-from ui.share.guard import Guard
+from ui.share.guard import MOST_UPLOAD_BYTES, Guard
 
 
 class _Nowhere(dict[Any, Any]):
@@ -64,21 +68,13 @@ class LeanStates(StateHolder):
             self.time_last_used.pop(session_id, None)
 
 
-class GuardedApp(App):
-    """The server of one page; give it to `launch` as `_app`."""
+class LeanApp(App):
+    """Gradio's server of one page, forgetting what nobody looks at any more."""
 
-    def __init__(self, door: Door, api: Any = None, **options: Any):
-        """`api`: the ASGI application that programs use (ui/api/), beside the page and behind the same guard."""
-        super().__init__(default_response_class=ORJSONResponse, **options)
+    def __init__(self, door: Door):
+        super().__init__(default_response_class=ORJSONResponse)
         self.state_holder = LeanStates()
-        self.door, self._api = door, api
-        self.visitors: App | None = None
-        """The server of the visitors' page; set before the first request."""
         door.sessions.on_close.append(self._let_go)
-
-    def build_middleware_stack(self) -> Any:
-        page = super().build_middleware_stack()
-        return Guard(BesidePage(page, self._api) if self._api else page, self.door, self.visitors)
 
     def _let_go(self, session: str) -> None:
         """Nobody looks at this page any more."""
@@ -89,3 +85,58 @@ class GuardedApp(App):
         if not waiting.get(session):
             waiting.pop(session, None)
         self.blocks.pending_streams.pop(session, None)
+
+
+class GuardedApp(LeanApp):
+    """The whole server, guard included; give it to `launch` as `_app`.
+
+    `api`: the ASGI application that programs use (ui/api/), beside the page and behind the same guard; `visitors`:
+    the server of the visitors' page, which starts and ends with this one.
+    """
+
+    def __init__(self, door: Door, api: Any = None, visitors: App | None = None):
+        super().__init__(door)
+        self.door, self.visitors, self._api = door, visitors, api
+
+    def build_middleware_stack(self) -> Any:
+        page = super().build_middleware_stack()
+        return Guard(BesidePage(page, self._api) if self._api else page, self.door, self.visitors)
+
+
+def visitors_server(page: Blocks, door: Door, options: Mapping[str, Any]) -> App:
+    """A server for the visitors' page, set up as `launch` would with the same options, but not listening."""
+    page.dev_mode = False
+    page.theme = utils.get_theme(options["theme"])
+    page.css, page.js, page.head = None, None, options["head"]
+    page.css_paths, page.head_paths = options["css_paths"], None
+    page._set_html_css_theme_variables()
+    page.auth, page.auth_message = None, None
+    page.show_error, page.favicon_path = False, options["favicon_path"]
+    page.root_path, page.allowed_paths, page.blocked_paths = "", [], []
+    page.run_history, page.footer_links, page.pwa = False, [], False
+    page.ssr_mode, page.enable_monitoring, page.share = False, False, False
+    page.node_server_name = page.node_process = page.node_port = None
+    page.i18n_instance = None
+    page.state_session_capacity = MOST_SESSIONS
+    page.max_file_size = MOST_UPLOAD_BYTES[Role.VISITOR]
+    page.validate_queue_settings()
+    page.transpile_to_js(quiet=True)
+    page.config = page.get_config_file()
+    page.is_running = True
+    server = App.create_app(page, app=LeanApp(door), app_kwargs={}, mcp_server=False)
+    page.server_app = page.app = server
+    page._queue.set_server_app(server)
+    return server
+
+
+@contextlib.asynccontextmanager
+async def started(server: App) -> AsyncIterator[None]:
+    """The visitors' server at work, for as long as the owner's is."""
+    async with server.router.lifespan_context(server):
+        blocks = server.get_blocks()
+        blocks.run_startup_events()
+        await blocks.run_extra_startup_events()
+        try:
+            yield
+        finally:
+            blocks._queue.close()

@@ -72,7 +72,7 @@ class Sharing:
             for login, silent_s in present
         )
         with self._lock:
-            return replace(self._view, guests=guests)
+            return replace(self._view, guests=guests, on=self.door.visitors_welcome)
 
     def start(self, by: Login | None = None) -> SharingView:
         """Let visitors in: open the public link, unless the network reaches us anyway. Everyone logs in from then on.
