@@ -79,7 +79,10 @@ def shared_app(tmp_path_factory) -> Shared:
     page = build(manager, store, turns, library, Environments(data_dir), (sharing, visitors))
     guests = visitor_page.build(manager, store, turns, library, visitors, lambda: "the test machine")
     _, address, _ = page.launch(
-        server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options(door, visitors_page=guests)
+        server_name="127.0.0.1",
+        quiet=True,
+        prevent_thread_lock=True,
+        **launch_options(door, visitors_page=guests),
     )
     manager.availability()
     app = Shared(address.rstrip("/"), store, door, visitors, sharing, turns, manager, page, guests)
