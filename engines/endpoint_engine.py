@@ -48,6 +48,7 @@ SPEC = EngineSpec(
     settings="endpoints",
     honours=("temperature", "top_p", "seed", "frequency_penalty", "presence_penalty"),
     homepage="https://platform.openai.com/docs/api-reference/chat",
+    distributions=("openai",),
 )
 
 _STALL_S = 60.0
@@ -75,7 +76,7 @@ class EndpointEngine(ServedEngine):
     def probe(self) -> Availability:
         from engines.toolkit.process_facts import versions
 
-        found = versions("openai")
+        found = versions(*SPEC.distributions)
         if not found:
             return Availability(
                 False, reason="The package “openai” is not installed.", remedy="pip install openai"

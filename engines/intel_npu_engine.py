@@ -51,11 +51,17 @@ SPEC = EngineSpec(
     model_format="safetensors",
     reuses_kv_cache=True,
     homepage="https://github.com/intel/intel-npu-acceleration-library",
-)
-
-ADVICE = (
-    "For the NPU, prefer OpenVINO GenAI where both work: it is maintained and runs the whole model there. "
-    "This library is archived upstream, gets no fixes, and moves only the linear layers to the NPU."
+    distributions=(
+        "intel-npu-acceleration-library",
+        "neural-compressor",
+        "transformers",
+        "torch",
+        "tokenizers",
+    ),
+    advice=(
+        "For the NPU, prefer OpenVINO GenAI where both work: it is maintained and runs the whole model there. "
+        "This library is archived upstream, gets no fixes, and moves only the linear layers to the NPU."
+    ),
 )
 
 PREFILL_SIZES = (64, 256)
@@ -67,7 +73,6 @@ _PEAK_BYTES_PER_PARAMETER = {"fp16": 5.2, "int8": 4.2, "int4": 4.1}
 """Measured at 0.39 B parameters: 5.07 for fp16 (the compiled shapes' copies count), 3.98 for int8 (the peak is
 the loading: fp16 weights, once more while they are quantised)."""
 _BASE_BYTES = 500_000_000
-_VERSIONS = ("intel-npu-acceleration-library", "neural-compressor", "transformers", "torch", "tokenizers")
 _DEFAULT_CONTEXT = 2048
 _NOISE = 0.1
 """So far may the logits of a prompt in two pieces be from those of the whole, as a share of their spread."""
@@ -94,7 +99,7 @@ class IntelNPUEngine(Engine):
         from engines.toolkit.library_errors import first_sentence
         from engines.toolkit.process_facts import versions
 
-        found = versions(*_VERSIONS)
+        found = versions(*SPEC.distributions)
         try:
             return Availability(True, (_npu_status(), _cpu_status()), found)
         except Exception as error:  # noqa: BLE001 - a DLL, a pin, a driver: whatever it is, it is the reason

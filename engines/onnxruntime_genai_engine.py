@@ -63,14 +63,14 @@ SPEC = EngineSpec(
     reuses_kv_cache=True,
     homepage="https://github.com/microsoft/onnxruntime-genai",
     own_memory=("DML", "CUDA"),
+    distributions=(
+        *("onnxruntime-genai", "onnxruntime-genai-directml", "onnxruntime-genai-cuda"),
+        *("onnxruntime", "onnxruntime-directml", "onnxruntime-gpu"),
+    ),
 )
 _PRECISIONS = {"CPU": ("int4", "fp32"), "DML": ("int4", "fp16"), "CUDA": ("int4", "fp16")}
 _PROVIDERS = {"DML": "dml", "CUDA": "cuda"}
 """Names the library gives its execution providers; the CPU is what is left when there is none."""
-_DISTRIBUTIONS = (
-    *("onnxruntime-genai", "onnxruntime-genai-directml", "onnxruntime-genai-cuda"),
-    *("onnxruntime", "onnxruntime-directml", "onnxruntime-gpu"),
-)
 _INSTALL = {
     "DML": "Use Windows 10 or 11 with a DirectX 12 graphics card and pip install onnxruntime-genai-directml.",
     "CUDA": "Use a machine with an NVIDIA GPU and pip install onnxruntime-genai-cuda in place of "
@@ -112,7 +112,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         from engines.toolkit.library_errors import first_sentence
         from engines.toolkit.process_facts import versions
 
-        found = versions(*_DISTRIBUTIONS)
+        found = versions(*SPEC.distributions)
         try:
             devices = _devices(found)
         except Exception as error:  # noqa: BLE001 - a probe never raises
@@ -364,7 +364,7 @@ def _require_device(device: str) -> DeviceStatus:
     from engines.toolkit.process_facts import versions
 
     try:
-        statuses = _devices(versions(*_DISTRIBUTIONS))
+        statuses = _devices(versions(*SPEC.distributions))
     except ImportError as error:
         raise UnavailableError(
             f"ONNX Runtime GenAI cannot be loaded: {error}.", "pip install onnxruntime-genai"

@@ -43,6 +43,7 @@ SPEC = EngineSpec(
     reuses_kv_cache=True,
     homepage="https://github.com/openvinotoolkit/openvino.genai",
     own_memory=("GPU",),
+    distributions=("openvino-genai", "openvino", "openvino-tokenizers"),
 )
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _NPU_PROMPT_TOKENS = 2048
@@ -90,7 +91,7 @@ class OpenVINOGenAIEngine(Engine):
         from engines.toolkit.library_errors import first_sentence
         from engines.toolkit.process_facts import versions
 
-        found = versions("openvino-genai", "openvino")
+        found = versions(*SPEC.distributions)
         try:
             import openvino_genai  # noqa: F401 - whether it loads is the question
 

@@ -34,6 +34,7 @@ SPEC = EngineSpec(
     reuses_kv_cache=True,
     homepage="https://github.com/huggingface/optimum-intel",
     own_memory=("GPU",),
+    distributions=("optimum-intel", "optimum", "openvino", "nncf", "transformers", "torch"),
 )
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _SEQUENCE_AXIS = 2
@@ -70,7 +71,7 @@ class OptimumIntelEngine(Engine):
         from engines.toolkit.library_errors import first_sentence
         from engines.toolkit.process_facts import versions
 
-        found = versions("optimum-intel", "optimum", "openvino", "transformers", "torch")
+        found = versions(*SPEC.distributions)
         remedy = "pip install optimum-intel openvino"
         if "optimum-intel" not in found or find_spec("optimum.intel") is None:
             reason = "The package optimum-intel is not installed."

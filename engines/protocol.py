@@ -69,6 +69,10 @@ class EngineSpec:
     reuses_kv_cache: bool = False
     """Whether a follow-up turn prefills only what the previous one has not."""
     homepage: str | None = None
+    distributions: tuple[str, ...] = ()
+    """Distributions whose versions decide its speed and results: kept with every number, where installed."""
+    advice: str | None = None
+    """What people should know before they choose it."""
     reference: bool = False
     """It runs the model's own weights, unquantised: the others' answers are held against its."""
     own_memory: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ SPEC = EngineSpec(
     homepage="https://github.com/huggingface/transformers",
     reference=True,
     own_memory=("CUDA", "XPU"),
+    distributions=("transformers", "torch"),
 )
 _REMEDIES = {
     "CUDA": "Use a machine with an NVIDIA GPU and install the CUDA build of PyTorch (pytorch.org).",
@@ -63,7 +64,7 @@ class TransformersEngine(Engine):
         from engines.toolkit.library_errors import first_sentence
         from engines.toolkit.process_facts import versions
 
-        found = versions("transformers", "torch")
+        found = versions(*SPEC.distributions)
         remedy = "pip install transformers torch"
         if "transformers" not in found:
             reason = "The package transformers is not installed."

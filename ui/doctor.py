@@ -6,7 +6,6 @@ not and what to do. Nothing is judged here; the answers are the engines' own.
 
 from __future__ import annotations
 
-import importlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,8 +48,8 @@ def doctor_text(
             lines += _wrapped(f"→ {found.remedy}") if found.remedy else []
         for status in found.device_status:
             lines += _device_lines(status)
-        if note := advice(spec):
-            lines += _wrapped(f"Note: {note}")
+        if spec and spec.advice:
+            lines += _wrapped(f"Note: {spec.advice}")
     return "\n".join(lines)
 
 
@@ -73,11 +72,6 @@ def versions_text(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
-def advice(spec: EngineSpec | None) -> str | None:
-    """What the engine's own module wants people to know before they choose it (`ADVICE`), if anything."""
-    return getattr(importlib.import_module(spec.module), "ADVICE", None) if spec else None
-
-
 def _engine(name: str, found: Availability, spec: EngineSpec | None) -> dict[str, Any]:
     return {
         "name": name,
@@ -87,7 +81,7 @@ def _engine(name: str, found: Availability, spec: EngineSpec | None) -> dict[str
         "versions": dict(found.versions),
         "reason": found.reason,
         "remedy": found.remedy,
-        "advice": advice(spec),
+        "advice": spec.advice if spec else None,
         "device_status": [
             {
                 "device": status.device,

@@ -20,7 +20,6 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +37,7 @@ from engines.protocol import (
     PROTOCOL_VERSION,
     Cancel,
     Command,
+    EngineSpec,
     Event,
     Failed,
     Finished,
@@ -62,7 +62,7 @@ from engines.protocol import (
 )
 from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.private_pipes import take_over_stdio
-from engines.toolkit.process_facts import memory_bytes
+from engines.toolkit.process_facts import memory_bytes, versions
 from engines.toolkit.thoughts import SERVED_MARKS, Kind, ThoughtParser
 from engines.worker.prompt import PromptEncoder, prompt_sha256
 from engines.worker.reading import ReplyReader
@@ -71,23 +71,16 @@ from engines.worker.tokenization import KEPT_FOLDER
 
 WARM_UP_PROMPT = "Say hello to everyone who is waiting for the first word."
 WARM_UP_TOKENS = 4
-DISTRIBUTIONS = (
-    *("openvino", "openvino-genai", "openvino-tokenizers", "optimum", "optimum-intel", "nncf"),
-    *("onnxruntime", "onnxruntime-genai", "onnxruntime-genai-directml", "onnxruntime-directml"),
-    *("transformers", "torch", "tokenizers", "numpy", "intel-npu-acceleration-library"),
-)
-"""Distributions whose versions are kept with every number, where installed."""
+OWN_DISTRIBUTIONS = ("transformers", "tokenizers", "numpy")
+"""What this worker itself reads prompts and replies with, whatever the engine."""
 _LOOP_WINDOW = 48
 """A reply whose last so many tokens are at most three different ones is going round in circles."""
 
 
-def installed_versions() -> dict[str, str]:
+def installed_versions(spec: EngineSpec) -> dict[str, str]:
     """Distribution name -> version for what decides speed and result."""
-    versions = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
+    names = (*spec.distributions, *(() if spec.model_elsewhere else OWN_DISTRIBUTIONS))
+    return {"python": platform.python_version(), **versions(*names)}
 
 
 def failure(error: BaseException, run_id: str | None = None) -> Failed:
@@ -257,7 +250,7 @@ class Worker:
             rss_bytes=rss,
             peak_rss_bytes=peak,
             device=report.device,
-            versions=installed_versions(),
+            versions=installed_versions(engine.spec),
             details=details,
             context_tokens=report.context_tokens,
             claim=report.claim,

@@ -18,6 +18,7 @@ SPEC = EngineSpec(
     precisions=("fast", "20", "100"),
     model_format="safetensors",
     honours=("temperature", "seed"),
+    distributions=("pip", "no-such-distribution"),
     reuses_kv_cache=True,
 )
 

@@ -15,7 +15,7 @@ from engines import ENGINES
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.protocol import Availability, DeviceStatus, EngineSpec
-from ui.doctor import advice, machine_lines, versions_text
+from ui.doctor import machine_lines, versions_text
 from ui.format import elapsed, percent, seconds, size, text
 from ui.system.background import SetUpView, SystemWork
 
@@ -164,8 +164,8 @@ def _engine_card(name: str, found: Availability, spec: EngineSpec | None) -> str
             f"<table><caption class='sr'>Devices of {text(name)}</caption><thead class='sr'><tr>"
             f"<th>Device</th><th>State</th><th>Details</th></tr></thead><tbody>{rows}</tbody></table>"
         )
-    if note := advice(spec):
-        parts.append(f'<p class="notice info">{text(note)}</p>')
+    if spec and spec.advice:
+        parts.append(f'<p class="notice info">{text(spec.advice)}</p>')
     return f'<section class="card engine" aria-label="{text(name)}">{"".join(parts)}</section>'
 
 

@@ -242,3 +242,8 @@ def test_nothing_is_converted_for_a_device_that_is_not_here(tmp_path):
     assert source.prepared == 0
     assert isinstance(touch(manager, Target("echo", "CPU", "fast", "far away")), Finished)
     manager.shutdown()
+
+
+def test_a_number_is_kept_with_the_versions_that_its_own_engine_names(make_manager):
+    with make_manager().lease(ECHO) as lease:
+        assert set(lease.loaded.versions) == {"python", "pip", "transformers", "tokenizers", "numpy"}
