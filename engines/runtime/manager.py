@@ -43,7 +43,9 @@ from engines.runtime.activity import LOAD, Activity, GaveUpError
 from engines.runtime.lease import Lease, Outcome, Slot
 from engines.runtime.prober import InterpreterSource, Prober
 from engines.runtime.worker_process import GRACE_S, WorkerProcess
+from engines.telemetry import device_sources
 from engines.telemetry.observer import Observer
+from engines.telemetry.sampler import Sampler
 
 KEEP_ALIVE_S = 300.0
 CRASHES_UNTIL_BLOCKED = 2
@@ -114,7 +116,8 @@ class EngineManager:
         workers can be told, by the name in `EngineSpec.settings`; `tuned`: what a person has had a target tuned to
         (values of its engine's `tunables`), empty for the engine's defaults."""
         self.activity = activity or Activity()
-        self.observer = Observer(self.activity)
+        self.sampler = Sampler(lambda: bool(self.activity.now()), self._workers, device_sources.sources)
+        self.observer = Observer(self.activity, self.sampler)
         self._clock = clock
         self.specs = {spec.name: spec for spec in specs}
         self.keep_alive_s = keep_alive_s
@@ -280,7 +283,14 @@ class EngineManager:
             workers = [self._detach(slot) for slot in self._slots.values() if slot.worker]
         _stop_all(workers, grace_s=1.0)
         self._prober.shutdown()
+        self.sampler.close()
         self.activity.close()
+
+    def _workers(self) -> list[tuple[int, str]]:
+        """Process and name of every loaded target."""
+        with self._lock:
+            alive = [(slot.worker, slot.target) for slot in self._slots.values() if slot.worker]
+        return [(worker.pid, str(target)) for worker, target in alive if worker.pid is not None]
 
     def _note_outcome(self, slot: Slot, worker: WorkerProcess, outcome: Outcome) -> None:
         """Book a run's end: peaks, crashes, and what the target can do next."""

@@ -1,9 +1,39 @@
-"""What was seen of the accelerators during one run."""
+"""What is read of accelerators at one moment, and what was seen of them during one run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class DeviceReading:
+    """One accelerator since the last time it was asked."""
+
+    name: str
+    """`NPU accel0`, `GPU 0000:00:02.0`."""
+    kind: str
+    """`GPU` or `NPU`; `power` for an energy zone."""
+    source: str
+    busy: float | None = None
+    """The whole device's, 0 to 1; None where only single processes can be seen."""
+    by_pid: Mapping[int, float] = field(default_factory=dict)
+    """Process -> its share, 0 to 1."""
+    sees_processes: bool = False
+    sees_everybody: bool = False
+    """Whether `by_pid` has other programs', too."""
+    memory_bytes: int | None = None
+    watts: float | None = None
+    frequency_mhz: float | None = None
+
+
+class DeviceSource(Protocol):
+    """Something that can be asked about accelerators."""
+
+    def read(self, pids: Iterable[int]) -> list[DeviceReading]:
+        """What was busy since the last call, and for which of `pids`; the first call only begins."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from engines.telemetry import placement, power
 from engines.telemetry.devices_seen import DevicesSeen
 from engines.telemetry.disturbance import Conditions, Overlap, Watch
 from engines.telemetry.placement import Placement
-from engines.telemetry.presence import accelerators
 
 
 class Begun(Overlap, Protocol):
@@ -32,6 +31,16 @@ class Register(Protocol):
     def processes_elsewhere(self) -> Iterable[int]: ...
 
 
+class Eyes(Protocol):
+    """What looks at the devices (engines/telemetry/sampler.py)."""
+
+    def run_begins(self, what: str) -> None: ...
+
+    def run_ends(self, what: str) -> None: ...
+
+    def seen(self, since_s: float, until_s: float, pid: int | None) -> DevicesSeen: ...
+
+
 @dataclass(frozen=True)
 class Observed:
     """What was seen of one run."""
@@ -48,36 +57,28 @@ class RunWatch:
         activity: Register,
         doing: Begun,
         worker_pid: int | None,
-        devices: Callable[[float, float, int | None], DevicesSeen],
+        eyes: Eyes,
     ):
-        self._activity, self._doing, self._pid, self._devices = activity, doing, worker_pid, devices
+        self._activity, self._doing, self._pid, self._eyes = activity, doing, worker_pid, eyes
+        self._eyes.run_begins(doing.what)
         self._watch = Watch(power.in_words, activity.processes_elsewhere)
 
     def ended(self, requested: str, loaded: Loaded) -> Observed:
         """The run is over; call before its `doing` is left."""
         since, until = self._doing.started_s, self._activity.clock()
-        seen = self._devices(since, until, self._pid)
+        self._eyes.run_ends(self._doing.what)
+        seen = self._eyes.seen(since, until, self._pid)
         conditions = self._watch.ended(self._activity.overlapping(since, until, besides=self._doing), seen)
         cores = None if self._pid is None else self._watch.cpu_cores_of(self._pid)
         return Observed(conditions, placement.judge(requested, loaded, cores, seen))
 
 
-def nothing_seen(_since_s: float, _until_s: float, _pid: int | None) -> DevicesSeen:
-    """Where no accelerator is looked at: only which there are."""
-    return DevicesSeen(present=accelerators())
-
-
 class Observer:
     """Starts the watch over a run; one for the whole app."""
 
-    def __init__(
-        self,
-        activity: Register,
-        devices: Callable[[float, float, int | None], DevicesSeen] = nothing_seen,
-    ):
-        """`devices`: what was seen of the accelerators between two readings of the clock, for a worker."""
-        self._activity, self._devices = activity, devices
+    def __init__(self, activity: Register, eyes: Eyes):
+        self._activity, self._eyes = activity, eyes
 
     def watch(self, doing: Begun, worker_pid: int | None) -> RunWatch:
         """Call inside the run's `doing`, just before the worker is told to begin."""
-        return RunWatch(self._activity, doing, worker_pid, self._devices)
+        return RunWatch(self._activity, doing, worker_pid, self._eyes)

@@ -37,6 +37,8 @@ class Used:
     cpu_s: float
     """Its own, and that of its children that have ended where the system adds it (Linux)."""
     rss_bytes: int | None = None
+    own_s: float = 0.0
+    """Without that of its children."""
 
 
 @dataclass(frozen=True)
@@ -214,16 +216,29 @@ def _list_processes() -> dict[int, Used]:
     return _own_processes()
 
 
+def list_some(pids: Iterable[int]) -> dict[int, Used]:
+    """Some processes only, with their memory; those that have ended are left out."""
+    found = {}
+    for pid in pids:
+        used = _linux_process(Path("/proc"), str(pid)) if sys.platform == "linux" else _process(pid)
+        if used is not None:
+            found[pid] = used
+    return found
+
+
+def _linux_process(proc: Path, name: str) -> Used | None:
+    try:
+        with open(f"{proc}/{name}/stat", "rb") as stat:  # noqa: PTH123 - hundreds of them, twice a run
+            return parse_stat(stat.read())
+    except OSError:
+        return None  # it has ended meanwhile
+
+
 def _linux_processes(proc: Path) -> Iterable[tuple[int, Used]]:
     with os.scandir(proc) as entries:
         names = [entry.name for entry in entries if entry.name.isdigit()]
     for name in names:
-        try:
-            with open(f"{proc}/{name}/stat", "rb") as stat:  # noqa: PTH123 - hundreds of them, twice a run
-                text = stat.read()
-        except OSError:
-            continue  # it has ended meanwhile
-        found = parse_stat(text)
+        found = _linux_process(proc, name)
         if found is not None:
             yield found.pid, found
 
@@ -238,14 +253,17 @@ def parse_stat(text: bytes) -> Used | None:
     if start < 0 or end < start or len(fields) < 22:
         return None
     try:
-        ticks = sum(int(fields[index]) for index in (11, 12, 13, 14))  # utime, stime, cutime, cstime
+        own, ended = (
+            sum(int(fields[index]) for index in pair) for pair in ((11, 12), (13, 14))
+        )  # u, s, cu, cs
         return Used(
             int(text[:start]),
             int(fields[1]),
             text[start + 1 : end].decode("utf-8", "replace"),
             float(fields[19]),
-            ticks / TICKS_A_SECOND,
+            (own + ended) / TICKS_A_SECOND,
             int(fields[21]) * _PAGE_BYTES,
+            own / TICKS_A_SECOND,
         )
     except ValueError:
         return None
@@ -253,20 +271,19 @@ def parse_stat(text: bytes) -> Used | None:
 
 def _own_processes() -> dict[int, Used]:
     """This process and what it has started, where the others may not be read."""
-    found = {}
     me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
-        try:
-            with process.oneshot():
-                times = process.cpu_times()
-                found[process.pid] = Used(
-                    process.pid,
-                    process.ppid(),
-                    process.name(),
-                    process.create_time(),
-                    times.user + times.system,
-                    process.memory_info().rss,
-                )
-        except psutil.Error:
-            continue
-    return found
+    pids = [me.pid, *(child.pid for child in me.children(recursive=True))]
+    return {pid: used for pid in pids if (used := _process(pid)) is not None}
+
+
+def _process(pid: int) -> Used | None:
+    """One process through psutil; None when it has ended or may not be looked at."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            own_s = times.user + times.system
+            rss, started = process.memory_info().rss, process.create_time()
+            return Used(pid, process.ppid(), process.name(), started, own_s, rss, own_s)
+    except psutil.Error:
+        return None

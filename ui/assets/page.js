@@ -88,7 +88,8 @@
   /* --- what changes on the Compare tab ---
      The server is asked for changes; the next question waits until the answer is drawn. While replies grow that is
      some fifteen times a second, or as often as this computer can; otherwise every few seconds. */
-  const TICK_MS = 60, IDLE_MS = 5000;
+  const TICK_MS = 60, IDLE_MS = 5000, LIVE_MS = 1000; // LIVE: something else runs, only the live strip changes
+  let liveTimer = 0;
   const slots = {};
   let key = "", server = null, tell = () => {}, asking = false, askAgain = false, everything = true, failures = 0;
 
@@ -133,6 +134,7 @@
         const started = performance.now();
         const answer = await question();
         running = answer.running;
+        if (answer.live && !running && !liveTimer) liveTimer = setTimeout(() => { liveTimer = 0; if (!document.hidden) ask(); }, LIVE_MS);
         if (answer.gone) comeBack();
         if (answer.settle) tell("submit");
         if (running) await new Promise((done) => setTimeout(done, Math.max(20, TICK_MS - (performance.now() - started))));

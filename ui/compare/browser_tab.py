@@ -22,6 +22,7 @@ from ui.chat.turns import PANELS
 from ui.compare import panel_html as view
 from ui.compare.offer import Offer
 from ui.reply_html import GrowingMarkdown
+from ui.strip_html import Strip
 
 MOST_PAGES = 200
 
@@ -100,6 +101,7 @@ class Desk:
         self.manager, self.store, self.turns, self.library = manager, store, turns, library
         self.talks = Talks(store, turns)
         self.pages = Pages()
+        self.strip = Strip(manager.sampler)
 
     def offer(self) -> Offer:
         found = self.manager.known_availability

@@ -82,6 +82,7 @@ def build_parts(desk: Desk, changes: Callable[..., Any]) -> Parts:
             parts.panels[panel] = _panel(panel, models)
     _composer(named)
     _settings(named)
+    _strip()
     _after_turn(named)
     _hidden(named, changes)
     return parts
@@ -272,6 +273,11 @@ def _settings(named: dict[str, Any]) -> None:
                 "", label="Seed", info="Empty: another each time", max_lines=1, elem_id="seed", min_width=120
             )
         named["ignored"] = gr.HTML("", elem_id="ignored")
+
+
+def _strip() -> None:
+    with gr.Accordion("This computer, live", open=True, elem_id="live-strip", elem_classes="card strip-card"):
+        _slot("strip")
 
 
 def _after_turn(named: dict[str, Any]) -> None:

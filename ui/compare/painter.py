@@ -45,6 +45,7 @@ class Painter:
             return {
                 "slots": slots,
                 "running": running,
+                "live": bool(self._desk.manager.activity.now()),
                 "settle": not running and page.settled != _mark(page, talk),
             }
 
@@ -70,6 +71,7 @@ class Painter:
         slots["summary"] = summary(latest, naming) if latest and latest.done else ""
         slots["announce"] = self._announcement(page, current, naming)
         slots["conversation"] = page.conversation_id or ""
+        slots["strip"] = self._desk.strip.html(hide_workers=page.blind)
         return slots
 
     def _heads(self, page: Page, current: dict[int, tuple[TalkTurn, Run, RunView]]) -> dict[str, Any]:

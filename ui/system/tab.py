@@ -38,6 +38,9 @@ def build(manager: Any, environments: Environments) -> None:
     with gr.Column(elem_id="system"):
         gr.HTML("<h2>This computer</h2>")
         machine = gr.HTML(elem_id="system-machine")
+        gr.HTML(
+            '<h3>Live</h3><div class="slot" data-slot="strip"></div>', js_on_load=None, elem_id="system-strip"
+        )
         gr.HTML("<h2>Engines</h2>")
         with gr.Row(elem_classes="bar"):
             refresh = gr.Button("Ask again", size="md", elem_id="system-refresh", scale=0, min_width=110)

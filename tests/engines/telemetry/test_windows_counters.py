@@ -1,0 +1,85 @@
+"""Windows' GPU counters by instance name, as PDH gives them: per process, adapter and engine; the NPU told apart."""
+
+import pytest
+
+from engines.telemetry.windows_adapters import Adapter, luid_text
+from engines.telemetry.windows_counters import Instance, parse_instance, readings
+
+# Instance names as `typeperf -qx "GPU Engine"` lists them (devblogs.microsoft.com/directx/gpus-in-the-task-manager).
+GPU, NPU = "0x00000000_0x0000C5D2", "0x00000000_0x0000E1A7"
+ARC = Adapter(GPU, "Intel(R) Arc(TM) Graphics", draws=True)
+BOOST = Adapter(NPU, "Intel(R) AI Boost", draws=False)
+BASIC = Adapter("0x00000000_0x0000FFFF", "Microsoft Basic Render Driver", draws=True, hardware=False)
+
+
+def engine(pid, luid, number, kind):
+    return f"pid_{pid}_luid_{luid}_phys_0_eng_{number}_engtype_{kind}"
+
+
+@pytest.mark.parametrize(
+    ("name", "instance"),
+    [
+        (engine(4242, GPU, 3, "Compute"), Instance(4242, GPU, "3 Compute")),
+        (engine(4242, GPU, 0, "3D"), Instance(4242, GPU, "0 3D")),
+        (engine(9, "0x00000000_0x0000c5d2", 12, "Video Decode"), Instance(9, GPU, "12 Video Decode")),
+        (engine(9, NPU, 0, ""), Instance(9, NPU, "0")),  # an NPU's engines may have no type
+        (engine(9, GPU, 1, "Copy") + "#1", Instance(9, GPU, "1 Copy")),
+        (f"pid_4242_luid_{GPU}_phys_0", Instance(4242, GPU)),
+        (f"luid_{GPU}_phys_0", None),
+        ("_Total", None),
+        ("", None),
+        ("pid_x_luid_0_phys_0", None),
+    ],
+)
+def test_an_instances_name(name, instance):
+    assert parse_instance(name) == instance
+
+
+def test_a_reading_per_adapter():
+    utilisation = {
+        engine(10, GPU, 0, "3D"): 12.5,
+        engine(20, GPU, 0, "3D"): 30.0,
+        engine(20, GPU, 3, "Compute"): 10.0,
+        engine(10, NPU, 0, "Compute"): 80.0,
+        engine(10, NPU, 1, "Copy"): -1.0,  # a counter that went back, as PDH gives it
+        "_Total": 99.0,
+    }
+    memory = {
+        f"pid_10_luid_{NPU}_phys_0#0": 2e9,
+        f"pid_10_luid_{NPU}_phys_0#1": 5e8,
+        f"pid_20_luid_{GPU}_phys_0#0": 1e8,
+    }
+    arc, boost = readings(utilisation, memory, (ARC, BOOST, BASIC))
+    assert (arc.kind, boost.kind) == ("GPU", "NPU")
+    assert arc.busy == pytest.approx(0.425)  # its busiest engine, all processes together
+    assert arc.by_pid == {10: 0.125, 20: 0.3}
+    assert boost.busy == pytest.approx(0.8)
+    assert boost.by_pid == {10: 0.8}
+    assert (arc.memory_bytes, boost.memory_bytes) == (100_000_000, 2_500_000_000)
+    assert arc.sees_everybody
+
+
+def test_an_adapter_without_instances_is_idle():
+    (boost,) = readings({}, {}, (BOOST,))
+    assert (boost.busy, boost.by_pid, boost.memory_bytes) == (0.0, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "kind"),
+    [
+        (ARC, "GPU"),
+        (BOOST, "NPU"),
+        (Adapter(NPU, "NPU Compute Accelerator Device", draws=False), "NPU"),
+        (Adapter(NPU, "Snapdragon(R) X Elite - X1E80100 - Qualcomm(R) Hexagon(TM) NPU", draws=True), "NPU"),
+        (Adapter(NPU, "AMD Accelerator", draws=False, npu=True), "NPU"),
+        (Adapter(GPU, "NVIDIA A2", draws=False), "GPU"),  # computes only
+        (Adapter(GPU, "AMD Radeon(TM) 890M", draws=True), "GPU"),
+    ],
+)
+def test_the_npu_is_told_apart(adapter, kind):
+    assert adapter.kind == kind
+
+
+def test_a_luid_is_spelled_as_the_counters_do():
+    assert luid_text(0, 0xC5D2) == GPU
+    assert luid_text(-1, 5) == "0xFFFFFFFF_0x00000005"
