@@ -7,6 +7,7 @@ turns and rewound to the common prefix, as long as the sampling options stay the
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
@@ -33,7 +34,10 @@ from engines.protocol import (
     PreparedModel,
     Progress,
     Target,
+    Tunable,
+    WeightVariant,
 )
+from engines.toolkit.process_facts import thread_counts
 
 _SMALL_BLOCKS = {"int4_block_size": 32}
 _FAST_KERNELS = {"int4_accuracy_level": 4}
@@ -66,6 +70,12 @@ SPEC = EngineSpec(
     distributions=(
         *("onnxruntime-genai", "onnxruntime-genai-directml", "onnxruntime-genai-cuda"),
         *("onnxruntime", "onnxruntime-directml", "onnxruntime-gpu"),
+    ),
+    tunables=(
+        Tunable("intra_op_num_threads", thread_counts(), ("CPU",), "ONNX Runtime's own choice: all cores"),
+    ),
+    variants=(
+        WeightVariant("block128", "int4", {"int4_block_size": 128}, "fewer scales: fewer bytes, coarser"),
     ),
 )
 _PRECISIONS = {"CPU": ("int4", "fp32"), "DML": ("int4", "fp16"), "CUDA": ("int4", "fp16")}
@@ -141,6 +151,8 @@ class ONNXRuntimeGenAIEngine(Engine):
             config = onnxruntime_genai.Config(str(folder))
             config.overlay(_NEVER_END)
             config.overlay(_TELL_PLACEMENT)
+            if "intra_op_num_threads" in self.tuning:
+                config.overlay(_threads(int(self.tuning["intra_op_num_threads"])))
             config.clear_providers()
             if target.device in _PROVIDERS:
                 config.append_provider(_PROVIDERS[target.device])
@@ -295,6 +307,10 @@ def claim_heard(text: str) -> Claim | None:
     said = ", ".join(f"{nodes[provider]} on {provider}" for provider in ranked)
     main = _DEVICE_OF.get(ranked[0], ranked[0].removesuffix("ExecutionProvider"))
     return Claim((main,), f"ONNX Runtime's providers, by nodes of the graph: {said}.")
+
+
+def _threads(count: int) -> str:
+    return json.dumps({"model": {"decoder": {"session_options": {"intra_op_num_threads": count}}}})
 
 
 def _search_options(request: GenerationRequest) -> dict[str, Any]:

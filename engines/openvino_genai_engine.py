@@ -25,8 +25,17 @@ from engines.engine import (
     PromptError,
     UnavailableError,
 )
-from engines.protocol import Availability, EngineSpec, GenerationRequest, PreparedModel, Progress, Target
+from engines.protocol import (
+    Availability,
+    EngineSpec,
+    GenerationRequest,
+    PreparedModel,
+    Progress,
+    Target,
+    Tunable,
+)
 from engines.toolkit.openvino_builds import BUILDS
+from engines.toolkit.openvino_tunables import TUNABLES, VARIANTS
 
 SPEC = EngineSpec(
     name="openvino-genai",
@@ -44,6 +53,13 @@ SPEC = EngineSpec(
     homepage="https://github.com/openvinotoolkit/openvino.genai",
     own_memory=("GPU",),
     distributions=("openvino-genai", "openvino", "openvino-tokenizers"),
+    tunables=(
+        Tunable(
+            "ATTENTION_BACKEND", ("SDPA",), ("CPU", "GPU"), "the stateful model instead of paged attention"
+        ),
+        *TUNABLES,
+    ),
+    variants=VARIANTS,
 )
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _NPU_PROMPT_TOKENS = 2048
@@ -120,7 +136,9 @@ class OpenVINOGenAIEngine(Engine):
         model_config.require_files(folder, _FILES, SPEC.title)
         config = model_config.read_config(folder)
         context = model_config.context_tokens(config)
-        properties = device_properties(target.device, cache_dir)
+        tuning = dict(self.tuning)
+        backend = tuning.pop("ATTENTION_BACKEND", "PA")
+        properties = {**device_properties(target.device, cache_dir), **tuning}
         on_progress(Progress("compile", f"Compiling for {target.device}"))
         started = time.perf_counter()
         heard: list[str] = []
@@ -131,7 +149,9 @@ class OpenVINOGenAIEngine(Engine):
                     self._pipeline = openvino_genai.LLMPipeline(folder, target.device, **properties, **limits)
                 else:
                     self._switch = model_config.rope_switch(config)
-                    limits = self._open_paged_or_stateful(openvino_genai, folder, target.device, properties)
+                    limits = self._open_paged_or_stateful(
+                        openvino_genai, folder, target.device, properties, paged=backend == "PA"
+                    )
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
@@ -140,11 +160,13 @@ class OpenVINOGenAIEngine(Engine):
         return LoadReport(device, context, compile_s, {**details, **_readable(limits)}, claim)
 
     def _open_paged_or_stateful(
-        self, genai: Any, folder: Path, device: str, properties: Mapping[str, Any]
+        self, genai: Any, folder: Path, device: str, properties: Mapping[str, Any], *, paged: bool
     ) -> dict[str, str]:
         """Not every architecture can be turned into paged attention; the others compute every prompt whole."""
         self._open = partial(_paged_pipeline, genai, folder, device, properties)
         try:
+            if not paged:
+                raise RuntimeError("the stateful model is wanted")
             self._reopen()
             return {"ATTENTION_BACKEND": "PA"}
         except RuntimeError:

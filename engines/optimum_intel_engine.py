@@ -22,6 +22,7 @@ from engines.protocol import (
     Target,
 )
 from engines.toolkit.openvino_builds import BUILDS
+from engines.toolkit.openvino_tunables import TUNABLES, VARIANTS
 
 SPEC = EngineSpec(
     name="optimum-intel",
@@ -35,6 +36,8 @@ SPEC = EngineSpec(
     homepage="https://github.com/huggingface/optimum-intel",
     own_memory=("GPU",),
     distributions=("optimum-intel", "optimum", "openvino", "nncf", "transformers", "torch"),
+    tunables=TUNABLES,
+    variants=VARIANTS,
 )
 _FILES = ("openvino_model.xml", "openvino_model.bin", "config.json")
 _SEQUENCE_AXIS = 2
@@ -106,7 +109,8 @@ class OptimumIntelEngine(Engine):
             1
         )  # it only picks tokens here; more threads would fight OpenVINO's for the cores
         on_progress(Progress("compile", f"Compiling for {target.device}"))
-        properties = device_properties(target.device, cache_dir)
+        tuning = {name: str(value) for name, value in self.tuning.items()}
+        properties = {**device_properties(target.device, cache_dir), **tuning}
         try:
             self._model = OVModelForCausalLM.from_pretrained(
                 str(folder),

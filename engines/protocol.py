@@ -12,7 +12,7 @@ import json
 import re
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,8 @@ class EngineSpec:
     """Device families that have, or may have, memory of their own: this machine's bandwidth says nothing of them."""
     tunables: tuple[Tunable, ...] = ()
     """Settings worth trying on a machine, for the tuner."""
+    variants: tuple[WeightVariant, ...] = ()
+    """Weights worth trying; not offered in lists, but any target may name one."""
 
     @property
     def model_elsewhere(self) -> bool:
@@ -87,10 +89,41 @@ class EngineSpec:
 
     def build_for(self, device: str, precision: str) -> Build | None:
         """The kind of folder a target of this engine loads; None when there is none, or none is needed."""
+        variant = self.variant(precision)
+        if variant is not None:
+            build = self.build_for(device, variant.precision)
+            more = dict(variant.options)
+            return build and replace(
+                build, options={**build.options, **more}, large_options={**build.large_options, **more}
+            )
         family = device.split(".")[0].upper()
         fitting = [build for build in self.builds if build.precision == precision]
         own = next((build for build in fitting if build.device == family), None)
         return own or next((build for build in fitting if build.device is None), None)
+
+    def variant(self, precision: str) -> WeightVariant | None:
+        """The variant a target's precision names; None for a plain precision."""
+        return next((variant for variant in self.variants if variant.spelling == precision), None)
+
+    def offers(self, precision: str) -> bool:
+        """Whether a target may have this precision."""
+        return precision in self.precisions or self.variant(precision) is not None
+
+
+@dataclass(frozen=True)
+class WeightVariant:
+    """Another way to quantise to the same precision: a target of its own, named behind the precision."""
+
+    name: str
+    precision: str
+    options: Mapping[str, Any] = field(hash=False)
+    """What its converter is told instead (`Build.options`)."""
+    why: str | None = None
+
+    @property
+    def spelling(self) -> str:
+        """`int4-ratio1`: as a target's precision."""
+        return f"{self.precision}-{self.name}"
 
 
 @dataclass(frozen=True)
@@ -556,6 +589,7 @@ _TYPES = {
         *(
             EngineSpec,
             Tunable,
+            WeightVariant,
             Build,
             DeviceStatus,
             Availability,

@@ -20,7 +20,9 @@ from engines.protocol import (
     PreparedModel,
     Progress,
     Target,
+    Tunable,
 )
+from engines.toolkit.process_facts import thread_counts
 
 SPEC = EngineSpec(
     name="transformers",
@@ -34,6 +36,18 @@ SPEC = EngineSpec(
     reference=True,
     own_memory=("CUDA", "XPU"),
     distributions=("transformers", "torch"),
+    tunables=(
+        Tunable(
+            "attn_implementation",
+            ("eager",),
+            None,
+            "without fused attention: rarely faster, on short prompts",
+        ),
+        Tunable("threads", thread_counts(), ("CPU",), "hyperthreads rarely help, fewer threads sometimes do"),
+        Tunable(
+            "torch_compile", (True,), ("CPU", "CUDA", "XPU"), "compiled once, at the first prompt of a shape"
+        ),
+    ),
 )
 _REMEDIES = {
     "CUDA": "Use a machine with an NVIDIA GPU and install the CUDA build of PyTorch (pytorch.org).",
@@ -91,14 +105,17 @@ class TransformersEngine(Engine):
         _require_weights(folder)
         import torch
 
-        torch.set_num_threads(process_facts.physical_cores())
+        torch.set_num_threads(int(self.tuning.get("threads", process_facts.physical_cores())))
         self._device = target.device.lower()
         on_progress(Progress("load", f"Loading the weights onto {target.device}"))
         try:
-            self._model = _load_model(folder, target.precision, self._device)
+            attention = str(self.tuning.get("attn_implementation", "sdpa"))
+            self._model = _load_model(folder, target.precision, self._device, attention)
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         self._extra = _optional_arguments(self._model)
+        if self.tuning.get("torch_compile"):
+            self._model = torch.compile(self._model, dynamic=True)
         self._switch = model_config.rope_switch(config)
         details = {
             "attention_backend": getattr(self._model.config, "_attn_implementation", None),
@@ -193,7 +210,7 @@ class TransformersEngine(Engine):
         self._cache, self._kept = None, []
 
 
-def _load_model(folder: Path, precision: str, device: str) -> Any:
+def _load_model(folder: Path, precision: str, device: str, attention: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -203,7 +220,7 @@ def _load_model(folder: Path, precision: str, device: str) -> Any:
         folder,
         output_loading_info=True,
         dtype={"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision],
-        attn_implementation="sdpa",
+        attn_implementation=attention,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,

@@ -8,12 +8,14 @@ Guesses about what helps are often wrong: nothing is assumed here but the list o
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import statistics
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +33,7 @@ DECODE = Case("tune-decode", "Decode", "chat", 64, 32)
 PREFILL = Case("tune-prefill", "Prefill", "summarisation", 384, 4)
 JOBS = {"decode": DECODE, "prefill": PREFILL}
 _FINAL_REPEATS = 5
+_LEAST_PATIENCE_S = 60.0
 _CHECKED = 6
 """Instructions whose answers are held against the defaults'."""
 _SEED = 1
@@ -152,8 +155,8 @@ class _Search:
         """Median seconds of the job; None when it fails with these settings."""
         self._tell(f"{self._target.spelling}: trying {spelled(settings)}, round {number}")
         try:
-            with self._manager.lease(self._target, tuning=settings) as lease:
-                self._run(lease, warm=True)
+            with self._leased(settings) as lease:
+                self._run(lease)
                 took = statistics.median(self._run(lease) for _ in range(times))
         except (EngineFailure, _TrialError) as error:
             self._trials.append(Trial(settings, None, number, str(error)))
@@ -162,10 +165,34 @@ class _Search:
         self._trials.append(Trial(settings, took, number))
         return took
 
-    def _run(self, lease: Lease, warm: bool = False) -> float:
+    @contextlib.contextmanager
+    def _leased(self, settings: Settings) -> Iterator[Lease]:
+        """The target with these settings; a load that outlasts the time is given up."""
+        late = threading.Event()
+        timer = threading.Timer(self._patience(), late.set)
+        timer.daemon = True
+        timer.start()
+        try:
+            with self._manager.lease(self._target, cancelled=late, tuning=settings) as lease:
+                timer.cancel()
+                yield lease
+        finally:
+            timer.cancel()
+
+    def _patience(self) -> float:
+        """Seconds that one step may take: what is left, but never so little that nothing could be tried."""
+        return max(_LEAST_PATIENCE_S, self._seconds - (self._clock() - self._started))
+
+    def _run(self, lease: Lease) -> float:
         """Seconds of one job: all of a prefill, the decoding of a decode."""
-        request = prompts.request(self._case, next(self._variants))
-        outcome = lease.generate(uuid.uuid4().hex, request, lambda _event: None)
+        request, run_id = prompts.request(self._case, next(self._variants)), uuid.uuid4().hex
+        timer = threading.Timer(self._patience(), lease.cancel, [run_id])
+        timer.daemon = True
+        timer.start()
+        try:
+            outcome = lease.generate(run_id, request, lambda _event: None)
+        finally:
+            timer.cancel()
         if isinstance(outcome, Failed):
             raise _TrialError(outcome.message)
         offsets = outcome.metrics.token_offsets_s
@@ -182,10 +209,10 @@ class _Search:
             for name, settings in order if number % 2 == 0 else order[::-1]:
                 self._tell(f"{self._target.spelling}: {spelled(settings)} against the defaults, {number + 1}")
                 try:
-                    with self._manager.lease(self._target, tuning=settings) as lease:
+                    with self._leased(settings) as lease:
                         if name not in answers:
                             answers[name] = self._answers(lease)
-                        self._run(lease, warm=True)
+                        self._run(lease)
                         times[name].append(statistics.median(self._run(lease) for _ in range(2)))
                 except (EngineFailure, _TrialError) as error:
                     return self._done(

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -271,7 +272,7 @@ def overtakes_after(fast: LaneResult, soon: LaneResult, case: Case) -> int | Non
     delay = starts[0] - starts[1]  # type: ignore[operator]
     if gain <= 0:
         return None
-    return max(1, -int(-delay // gain))
+    return max(1, math.ceil(delay / gain - 1e-6))
 
 
 def decode_rate(result: LaneResult, measurement: Measurement) -> float | None:

@@ -422,8 +422,8 @@ class EngineManager:
         if spec is None:
             known = ", ".join(self.specs)
             raise UnavailableError(f"There is no engine “{target.engine}”.", f"Choose one of: {known}.")
-        if target.precision not in spec.precisions:
-            known = ", ".join(spec.precisions)
+        if not spec.offers(target.precision):
+            known = ", ".join((*spec.precisions, *(variant.spelling for variant in spec.variants)))
             raise UnavailableError(
                 f"{spec.title} has no precision “{target.precision}”.", f"Choose one of: {known}."
             )

@@ -30,6 +30,12 @@ def physical_cores() -> int:
     return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
 
 
+def thread_counts() -> tuple[int, ...]:
+    """Numbers of threads worth trying: one, half the logical cores, all of them."""
+    logical = os.cpu_count() or 1
+    return tuple(sorted({1, max(1, logical // 2), logical}))
+
+
 def processor_name() -> str | None:
     from engines.hardware import machine_facts
 

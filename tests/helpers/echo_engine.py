@@ -5,10 +5,11 @@ goes, `100` tokens a second, and so on.
 """
 
 import itertools
+import os
 import time
 
 from engines.engine import Engine, GenerationReport, LoadReport
-from engines.protocol import Availability, DeviceStatus, EngineSpec
+from engines.protocol import Availability, DeviceStatus, EngineSpec, Tunable, WeightVariant
 
 SPEC = EngineSpec(
     name="echo",
@@ -20,6 +21,12 @@ SPEC = EngineSpec(
     honours=("temperature", "seed"),
     distributions=("pip", "no-such-distribution"),
     reuses_kv_cache=True,
+    tunables=(
+        Tunable("pace", ("400",)),
+        Tunable("crash", (True,), None, "breaks"),
+        Tunable("elsewhere", (1,), ("GPU",)),
+    ),
+    variants=(WeightVariant("coarse", "100", {}),),
 )
 
 
@@ -31,10 +38,14 @@ class EchoEngine(Engine):
         return Availability(True, (DeviceStatus("CPU", True, "Echo chamber"), absent), {"echo": "1.0"})
 
     def load(self, target, model, cache_dir, on_progress):
-        self._pause_s = 0.0 if target.precision == "fast" else 1 / float(target.precision)
+        pace = self.tuning.get("pace", target.precision)
+        self._pause_s = 0.0 if pace == "fast" else 1 / float(pace.partition("-")[0])
+        self._crashes = bool(self.tuning.get("crash"))
         return LoadReport(device=target.device, context_tokens=4096, details={"pause_s": self._pause_s})
 
     def generate(self, prompt_ids, request, stop_ids, on_token):
+        if self._crashes and request.max_new_tokens > 4:
+            os._exit(3)
         started = time.perf_counter()
         ids = [i for i in prompt_ids if i not in stop_ids]
         source = itertools.cycle(ids) if request.ignore_eos else itertools.chain(ids, sorted(stop_ids)[:1])

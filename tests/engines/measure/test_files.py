@@ -1,0 +1,285 @@
+"""What comes in and goes out as files: suites, other benchmarks' results, comparisons, tables, the limit."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables
+from engines.measure.bandwidth import measured as measured_bandwidth
+from engines.measure.records import LaneResult, Repeat
+from engines.protocol import Failed
+from tests.engines.measure.test_verdict import BOOK, CHAT, measured, result
+
+LLAMA = {
+    "build_commit": "8a4e0a1", "cpu_info": "Some CPU", "gpu_info": "", "backends": "CPU",
+    "model_filename": "/home/me/models/qwen.gguf", "model_type": "qwen2 1.5B Q4_0", "model_size": 885097472,
+    "model_n_params": 1543714304, "n_threads": 8, "n_prompt": 512, "n_gen": 0, "n_depth": 0,
+    "test_time": "2025-03-13T20:03:00Z", "avg_ns": 69000000, "stddev_ns": 100000,
+    "avg_ts": 7345.9, "stddev_ts": 65.7, "samples_ns": [69000000], "samples_ts": [7345.9],
+}  # fmt: skip
+LLAMA_TG = {**LLAMA, "n_prompt": 0, "n_gen": 128, "avg_ts": 120.6, "stddev_ts": 0.5}
+LLM_BENCH = {
+    "metadata": {"model": "phi-3", "framework": "ov", "device": "CPU", "precision": "INT4", "batch_size": 1},
+    "perfdata": {
+        "compile_time": 4.2,
+        "results": [
+            {
+                "iteration": 0,
+                "input_size": 100,
+                "output_size": 20,
+                "first_latency": 999.0,
+                "second_avg_latency": 99.0,
+            },
+            {
+                "iteration": 1,
+                "input_size": 100,
+                "output_size": 20,
+                "first_latency": 200.0,
+                "second_avg_latency": 50.0,
+            },
+            {
+                "iteration": 2,
+                "input_size": 100,
+                "output_size": 20,
+                "first_latency": 250.0,
+                "second_avg_latency": 40.0,
+            },
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([LLAMA, LLAMA_TG]),
+        f"{json.dumps(LLAMA)}\n{json.dumps(LLAMA_TG)}\n",
+        json.dumps([LLAMA, LLAMA_TG], indent=2),
+    ],
+)
+def test_llama_bench_is_read_in_every_form_and_keeps_its_name(text):
+    prefill, decode = foreign.read(text)
+    assert (prefill.contract, prefill.label, prefill.test) == ("llama-bench", "qwen.gguf", "pp512")
+    assert (prefill.metric, prefill.value, prefill.deviation) == ("prefill_tok_s", 7345.9, 65.7)
+    assert (decode.test, decode.metric, decode.value) == ("tg128", "decode_tok_s", 120.6)
+
+
+def test_llm_bench_is_read_without_its_warm_up():
+    prefill, decode = foreign.read(json.dumps(LLM_BENCH))
+    assert prefill.value == pytest.approx((1000 * 100 / 200 + 1000 * 100 / 250) / 2)
+    assert decode.value == pytest.approx((20 + 25) / 2)
+    assert (decode.contract, decode.metric) == ("llm_bench", "decode_tok_s")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "nonsense", '{"perfdata": {"results": []}}', json.dumps([{**LLAMA, "avg_ts": "fast"}]),
+     json.dumps([{**LLAMA, "avg_ts": -1}]), json.dumps([{**LLAMA, "n_prompt": True}]),
+     '{"avg_ts": 1e999}', "[" * 5000],
+)  # fmt: skip
+def test_what_is_neither_is_refused(text):
+    with pytest.raises(foreign.ForeignError):
+        foreign.read(text)
+
+
+def test_foreign_rows_enter_no_median_and_no_verdict():
+    plain = measured(result("100"), result("20", gap=0.1))
+    with_rows = replace(plain, foreign=foreign.read(json.dumps([LLAMA])))
+    before, after = document.to_document(plain), document.to_document(with_rows)
+    assert before["lanes"] == after["lanes"]
+    assert before["verdicts"] == after["verdicts"]
+    assert "Other benchmarks" in tables.markdown(with_rows)
+
+
+def test_ours_leave_as_llama_bench_writes_and_are_read_back():
+    lines = "\n".join(
+        document.line(row) for row in foreign.llama_bench_lines(measured(result("100", gap=0.05)))
+    )
+    rows = foreign.read(lines)
+    assert [row.test for row in rows] == ["pp64", "tg3 @ d64", "pp512", "tg3 @ d512"]
+    assert rows[1].value == pytest.approx(20.0)
+
+
+# --- comparison --------------------------------------------------------------------------------------------
+
+
+def test_slower_lanes_are_noted_and_alarmed_beyond_their_intervals_only():
+    before = measured(result("100", gap=0.05), result("20", gap=0.05), result("fast", gap=0.05, wobble=0.1))
+    now = measured(result("100", gap=0.054), result("20", gap=0.065), result("fast", gap=0.056, wobble=0.1))
+    found = comparison.compare(before, now)
+    levels = {d.lane: d.level for d in found.differences if (d.case, d.metric) == ("chat", "answer_s")}
+    assert levels == {"echo/CPU/100": "same", "echo/CPU/20": "alarm", "echo/CPU/fast": "same"}
+    decode = {d.lane: d.level for d in found.differences if (d.case, d.metric) == ("chat", "decode_tok_s")}
+    assert decode["echo/CPU/100"] == "note"
+    assert decode["echo/CPU/20"] == "alarm"
+
+
+def test_what_changed_came_went_and_fails_is_named():
+    old = replace(result("100"), versions={"torch": "2.12"})
+    new = replace(result("100"), versions={"torch": "2.13"})
+    broken = replace(result("fast"), failure=Failed("crashed", "x"))
+    before = measured(old, result("20"), result("fast"), environment={"power": "mains", "clock_mhz": 1})
+    now = measured(new, broken, environment={"power": "battery", "clock_mhz": 2})
+    found = comparison.compare(before, now)
+    assert "power: mains → battery" in found.changes
+    assert "echo/CPU/100: torch: 2.12 → 2.13" in found.changes
+    assert not any("clock" in change for change in found.changes)
+    assert (found.removed, found.failed, found.matched) == (
+        ("echo/CPU/20",),
+        ("echo/CPU/fast",),
+        ("echo/CPU/100",),
+    )
+    assert "ALARM: lanes that fail now" in tables.comparison_text(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"contract": "another/1"}, "different contracts"),
+        ({"model": "big"}, "different models"),
+        ({"suite": replace(measured().suite, cases=(replace(CHAT, new_tokens=9),))}, "no case"),
+    ],
+)
+def test_what_is_not_comparable_is_not_compared(change, says):
+    found = comparison.compare(measured(result("100")), replace(measured(result("100")), **change))
+    assert (found.comparable, found.differences) == (False, ())
+    assert says in found.why_not
+
+
+# --- suites ------------------------------------------------------------------------------------------------
+
+
+def test_an_own_suite_is_read(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text(
+        '{"prompt": "Hello", "new_tokens": 8}\n\n{"prompt": "Bye", "prompt_tokens": 64, "name": "bye"}\n'
+    )
+    first, second = suites.named(str(path)).cases
+    assert (first.name, first.text, first.prompt_tokens, first.new_tokens) == ("case-1", "Hello", 0, 8)
+    assert (second.name, second.prompt_tokens, second.new_tokens) == ("bye", 64, 128)
+    assert "Hello" in prompts.prompt_text(first, 3)
+    assert prompts.request(first, 1).prompt_tokens is None
+    assert prompts.request(second, 1).prompt_tokens == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no case"),
+        ("{}", "line 1"),
+        ('{"prompt": " "}', "needs a text"),
+        ('{"prompt": "x"}\nnonsense', "line 2: not JSON"),
+        ('{"prompt": "x", "new_tokens": 1}', "2 or more"),
+        ('{"prompt": "x", "new_tokens": true}', "whole number"),
+        ('{"prompt": "x", "prompt_tokens": -5}', "whole number"),
+        ('{"prompt": "x", "name": "a"}\n{"prompt": "y", "name": "a"}', "two cases alike"),
+    ],
+)
+def test_a_suite_that_is_none_is_refused_with_its_line(tmp_path, text, says):
+    path = tmp_path / "own.jsonl"
+    path.write_text(text)
+    with pytest.raises(suites.SuiteError, match=says):
+        suites.named(str(path))
+
+
+def test_a_suite_nobody_knows_is_refused(tmp_path):
+    with pytest.raises(suites.SuiteError, match="quick, standard, sweep"):
+        suites.named("quickly")
+
+
+def test_standard_has_mlperfs_categories_and_sweep_goes_on_to_the_context():
+    assert {case.category for case in suites.STANDARD.cases} == {
+        *("content", "creative", "structured", "code", "summarisation"),
+    }
+    assert [case.prompt_tokens for case in suites.sweep().cases] == [128, 256, 512, 1024, 2048, 4096]
+    assert suites.sweep(16_500).cases[-1].prompt_tokens == 16384
+
+
+@pytest.mark.parametrize(
+    "case", [*suites.STANDARD.cases, *suites.QUICK.cases, suites.sweep(40_000).cases[-1]]
+)
+def test_prompts_are_long_enough_and_differ_from_their_beginning(case):
+    one, other = prompts.prompt_text(case, 11), prompts.prompt_text(case, 12)
+    assert len(one) >= case.prompt_tokens * 4
+    assert one[:2] != other[:2]
+    assert one == prompts.prompt_text(case, 11)
+
+
+# --- tables, limit, machine --------------------------------------------------------------------------------
+
+
+def test_every_repeat_is_a_line_of_the_csv_and_no_formula():
+    made = measured(replace(result("100"), lane=replace(result("100").lane, settings={"a": "=1+1"})))
+    made = replace(made, model="=cmd|' /C calc'!A0")
+    lines = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+    assert len(lines) == 10
+    assert lines[0]["model"].startswith("'=")
+    assert float(lines[0]["decode_tok_s"]) == pytest.approx(20.0)
+
+
+def test_an_excluded_lane_is_crossed_out_with_the_reason():
+    bad = replace(result("fast"), asked_device=False)
+    text = tables.markdown(measured(bad, result("20")))
+    assert "~~echo/CPU/fast~~" in text
+    assert "not on CPU" in text
+
+
+def test_the_impossible_is_refused_and_the_possible_is_not():
+    lane_ = LaneResult(result("100").lane, read_bytes_per_token=2_000_000_000, bandwidth_bytes_s=30e9)
+    fast = Repeat("chat", 1, token_offsets_s=(0.0, 0.05))
+    slow = Repeat("chat", 1, token_offsets_s=(0.0, 0.06))
+    assert "impossible: 20 tok/s would read 40.0 GB/s" in limit.impossible(lane_, fast)
+    assert limit.impossible(lane_, slow) is None
+    assert limit.impossible(replace(lane_, bandwidth_bytes_s=None), fast) is None
+
+
+SIZES = {"vocab_size": 100, "hidden_size": 10, "num_hidden_layers": 1, "intermediate_size": 10}
+
+
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        ({}, 1.0),
+        ({"tie_word_embeddings": True, **SIZES}, 1.0),
+        (SIZES, 1 - 1000 / 2700),
+        ({"text_config": SIZES}, 1 - 1000 / 2700),
+        ({"num_local_experts": 8}, None),
+        ({"num_experts": 64, "vocab_size": 100}, None),
+    ],
+)  # fmt: skip
+def test_bytes_per_token_leave_the_input_embedding_out_where_it_is_no_head(tmp_path, config, share):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = limit.read_bytes_per_token(tmp_path, 1_000_000)
+    assert found == (None if share is None else pytest.approx(share * 1_000_000, abs=1))
+
+
+def test_bandwidth_is_measured_in_a_process_of_its_own_and_more_in_a_cache():
+    assert measured_bandwidth(1 << 20) > 1e9
+
+
+def test_energy_is_read_from_counters_that_wrap_and_absent_elsewhere(tmp_path):
+    assert machine.EnergyMeter(tmp_path).source is None
+    assert machine.EnergyMeter(tmp_path).since({}) is None
+    package = tmp_path / "powercap" / "intel-rapl:0"
+    package.mkdir(parents=True)
+    (package / "energy_uj").write_text("9000000")
+    (package / "max_energy_range_uj").write_text("10000000")
+    meter = machine.EnergyMeter(tmp_path)
+    mark = meter.mark()
+    (package / "energy_uj").write_text("2000000")
+    assert meter.source.startswith("RAPL")
+    assert meter.since(mark) == pytest.approx(3.0)
+
+
+def test_case_lengths_are_kept_in_scale(tmp_path):
+    small = suites.scaled(suites.QUICK, 0.25)
+    assert [(case.prompt_tokens, case.new_tokens) for case in small.cases] == [(64, 32), (224, 16)]
+    assert "25%" in small.note
+    assert suites.scaled(suites.QUICK, 1.5) is suites.QUICK
+    assert [case.name for case in suites.fitting(suites.STANDARD, 1024).cases] == [
+        *("content-generation", "creative-writing", "structured-text"),
+    ]
+    assert BOOK.prompt_tokens == 512
