@@ -28,6 +28,7 @@ from storage.migrations import APPLICATION_ID, migrations
 
 BUSY_TIMEOUT_S = 2.0
 """How long a statement waits for another app's write to end."""
+CLOSE_PATIENCE_S = 5.0
 BACKUPS_KEPT = 3
 READERS = 4
 
@@ -59,6 +60,8 @@ def sentence(error: sqlite3.Error, path: Path) -> StoreError:
         return StoreBusyError(
             f"The history {path} cannot be opened. Check that its folder exists and is writable."
         )
+    if "interrupted" in text:
+        return StoreError(f"It took too long, so it was given up; the history {path} is as it was.")
     if "disk i/o" in text:
         return StoreBusyError(f"The disk reported an error while the history {path} was in use ({error}).")
     if "malformed" in text or "not a database" in text:
@@ -102,14 +105,25 @@ class HistoryFile:
             ) from error
 
     def close(self) -> None:
-        """End all connections; SQLite then folds the write-ahead log into the file."""
-        with self._write_lock:
+        """End all connections; SQLite then folds the write-ahead log into the file.
+
+        What still writes is given CLOSE_PATIENCE_S to end, and is then interrupted: an app can always be ended.
+        """
+        patient = self._write_lock.acquire(timeout=CLOSE_PATIENCE_S)
+        if not patient:
+            self._writer.conn.interrupt()
+            if not self._write_lock.acquire(timeout=CLOSE_PATIENCE_S):
+                self._closed = True  # the connection belongs to a thread that does not end; the process will
+                return
+        try:
             if self._closed:
                 return
             self._closed = True
             while not self._readers.empty():
                 self._readers.get_nowait().close()
             self._writer.close()
+        finally:
+            self._write_lock.release()
 
     @contextmanager
     def writing(self) -> Iterator[Database]:

@@ -1,14 +1,18 @@
 """Bringing in another history: a database, JSON Lines, or one conversation's JSON, whole or not at all.
 
-What is read was written by others: it is checked before anything is merged, and only known columns are taken.
+What is read was written by others: it is checked before anything is merged, and only known columns are taken. Rows
+come from plain tables alone (a view can be endless, a trigger can do anything), numbers and dates have to be such as
+the app could have written, and there is a deadline, after which nothing has been imported.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +23,17 @@ from sqlite_utils import Database
 from storage.codec import pack_offsets, readable, to_json
 from storage.database import HistoryFile, StoreError, sentence
 from storage.exchange.exports import FORMAT, FORMAT_VERSION
+from storage.migrations import migrations
 
 TABLES = ("machines", "environments", "targets", "conversations", "turns", "runs", "votes", "measurements")
 """In the order in which rows may refer to each other."""
+
+
+DEADLINE_S = 300.0
+"""An import that takes longer is given up; as long as a merge runs nothing else can be written."""
+LARGEST = 1e15
+"""No figure of a history is larger: Infinity and its like come from elsewhere, and break what reads them."""
+YEARS = ("1970", "2999")
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,9 @@ def _import_database(file: HistoryFile, source: Path, name: str | None) -> Impor
             target = sqlite3.connect(copy)
             try:
                 original.backup(target)
+                _give_up_after(target, DEADLINE_S)
+                target.execute("PRAGMA trusted_schema = 0")
+                _refuse_strange_schema(target, source)
                 (verdict,) = target.execute("PRAGMA quick_check(1)").fetchone()
             finally:
                 original.close()
@@ -84,9 +99,50 @@ def _import_database(file: HistoryFile, source: Path, name: str | None) -> Impor
         return _merge(file, copy, name)
 
 
+def _give_up_after(connection: sqlite3.Connection, seconds: float) -> None:
+    """Interrupt whatever the connection does once the time is up."""
+    deadline = time.monotonic() + seconds
+    connection.set_progress_handler(lambda: int(time.monotonic() > deadline), 100_000)
+
+
+def _refuse_strange_schema(connection: sqlite3.Connection, source: Path) -> None:
+    """Only what our own steps make may be in a history: no other view or trigger, and tables that are tables."""
+    known = known_schema()
+    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+        ours = (kind, name) in known
+        plain = kind == "table" and not str(sql or "").upper().startswith("CREATE VIRTUAL")
+        strange = (
+            (kind in ("view", "trigger") and " ".join(str(sql).split()) not in known.get((kind, name), ()))
+            or (name in TABLES and not plain)
+            or (kind == "table" and not plain and not ours)
+        )
+        if strange:
+            raise StoreError(
+                f"{source} holds the {kind} “{str(name)[:60]}”, which no history has; nothing was imported."
+            )
+    for table in TABLES:
+        hidden = "SELECT count(*) FROM pragma_table_xinfo(?) WHERE hidden <> 0"
+        if connection.execute(hidden, [table]).fetchone()[0]:
+            raise StoreError(f"{source} computes columns of its {table}; nothing was imported.")
+
+
+@functools.cache
+def known_schema() -> Mapping[tuple[str, str], set[str]]:
+    """(kind, name) -> how any of our versions spells it, white space aside."""
+    found: dict[tuple[str, str], set[str]] = {}
+    db = Database(memory=True)
+    for migration in migrations.pending(db):
+        migration.fn(db)
+        for kind, name, sql in db.execute("SELECT type, name, sql FROM sqlite_master").fetchall():
+            found.setdefault((kind, name), set()).add(" ".join(str(sql).split()))
+    db.close()
+    return found
+
+
 def _merge(file: HistoryFile, staged: Path, name: str | None) -> Imported:
     with file.maintaining() as db:
         db.conn.execute("ATTACH ? AS other", [str(staged)])
+        _give_up_after(db.conn, DEADLINE_S)
         try:
             db.conn.execute("BEGIN IMMEDIATE")
             try:
@@ -96,6 +152,7 @@ def _merge(file: HistoryFile, staged: Path, name: str | None) -> Imported:
                 db.rollback()
                 raise
         finally:
+            db.conn.set_progress_handler(None, 0)
             db.conn.execute("DETACH other")
     return imported
 
@@ -107,7 +164,26 @@ _STORED_AS = {
     "BLOB": ("blob", "null"),
 }
 _MOMENTS = ("created_at", "updated_at", "started_at", "finished_at")
-_NO_MOMENT = "({0} NOT GLOB '????-??-??T??:??:??.???Z' OR date({0}) IS NOT substr({0}, 1, 10))"
+_NO_MOMENT = (
+    "({0} NOT GLOB '????-??-??T??:??:??.???Z' OR date({0}) IS NOT substr({0}, 1, 10) "
+    f"OR substr({{0}}, 1, 4) NOT BETWEEN '{YEARS[0]}' AND '{YEARS[1]}')"
+)
+_NO_FIGURE = f"(typeof({{0}}) IN ('integer', 'real') AND abs({{0}}) > {LARGEST:.0f})"
+_JSON = [
+    "facts",
+    "versions",
+    "details",
+    "recipe",
+    "exact",
+    "settings",
+    "earlier",
+    "other_load",
+    "placement",
+    "server",
+    "document",
+]
+_NO_FIGURE_WITHIN = f"""({{0}} IS NOT NULL AND EXISTS (
+    SELECT 1 FROM json_tree({{0}}) WHERE type IN ('integer', 'real') AND abs(value) > {LARGEST:.0f}))"""
 _RULES = {
     "machines": "json_type(facts) = 'object'",
     "environments": "json_type(versions) = 'object' AND json_type(details) = 'object'",
@@ -136,6 +212,10 @@ def _check(db: Database) -> None:
         columns = db.execute("SELECT name, type FROM pragma_table_info(?)", [table]).fetchall()
         wrong = [f"typeof({name}) NOT IN {_STORED_AS[kind]}" for name, kind in columns]
         wrong += [_NO_MOMENT.format(name) for name, _ in columns if name in _MOMENTS]
+        wrong += [
+            _NO_FIGURE.format(name) for name, kind in columns if kind in ("INTEGER", "REAL") and name != "n"
+        ]
+        wrong += [_NO_FIGURE_WITHIN.format(name) for name, _ in columns if name in _JSON]
         try:
             bad = _number(
                 db, f"SELECT count(*) FROM other.{table} WHERE {' OR '.join(wrong)} OR NOT ({_RULES[table]})"
