@@ -58,6 +58,8 @@ PATIENCE_S = 180.0
 """So long without a sign of life, and a lane counts as hung."""
 QUIET_FOR_S = 0.5
 WAIT_FOR_QUIET_S = 10.0
+_WAIT_IN_ALL_S = 60.0
+"""Waiting for a quiet machine ends here for the whole session: some machines never are, and the repeats say so."""
 _PROBE = Case("probe", "Probe", "chat", 96, 16)
 
 
@@ -166,6 +168,7 @@ class Session:
         self._bandwidths: dict[int, float | None] = {}
         self._expected: Scored | None = None
         self._idle_w: float | None = None
+        self._waited_s = 0.0
         self._holder: Exclusive | None = None
 
     # --- from other threads ----------------------------------------------------------------------------
@@ -670,16 +673,18 @@ class Session:
 
     def _wait_for_quiet(self, step: Step) -> None:
         """Give a busy machine a few seconds to become quiet; if it does not, the repeat will be marked."""
-        deadline = time.monotonic() + WAIT_FOR_QUIET_S
+        started = time.monotonic()
+        deadline = started + min(WAIT_FOR_QUIET_S, _WAIT_IN_ALL_S - self._waited_s)
         last = next((r for r in reversed(self._result(step.lane).repeats)), None)
         if last is None or not last.disturbed:
             return
         while time.monotonic() < deadline and self._wish is None:
             seen = self._surroundings.now(QUIET_FOR_S)
             if not seen.disturbed:
-                return
+                break
             cores, programs = seen.other_load.foreign_cpu_cores, ", ".join(seen.other_load.programs[:2])
-            self._say(f"Waiting for a quiet machine: other programs keep {cores:.1f} cores busy {programs}")
+            self._say(f"Waiting for a quiet machine: other programs keep {cores:.1f} cores busy ({programs})")
+        self._waited_s += time.monotonic() - started
 
     def _fit_the_suite(self, todo: Sequence[Step]) -> None:
         """Once every lane has been tried: leave out what no context holds, shorten what would take too long."""

@@ -137,10 +137,11 @@ def taken(
     # made of ticks: up to two of them per core belong to nobody.
     cores = os.cpu_count() or 1
     counted_s = after.busy_s - before.busy_s - ours_s - kernel_s - 2 * cores / TICKS_A_SECOND
+    most_s = max(window_s * cores - ours_s, 0.0)  # nobody takes more than there is
     return CpuTaken(
         window_s,
         max(ours_s, 0.0),
-        max(listed_s, counted_s, 0.0),
+        min(max(listed_s, counted_s, 0.0), most_s),
         _by_name({**before.processes, **after.processes}, others),
         _swapped(before, after),
     )
@@ -150,11 +151,24 @@ def _grown(before: Snapshot, after: Snapshot, pid: int) -> float:
     now, old = after.processes.get(pid), before.processes.get(pid)
     if now is None:
         # Where the system adds an ended child's whole time to its parent, what it used before must come off again.
-        adopted = old is not None and sys.platform == "linux" and old.parent in after.processes
+        adopted = old is not None and sys.platform == "linux" and _handed_up(before, after, old)
         return -old.cpu_s if old is not None and adopted else 0.0
     if old is None or old.started != now.started:
         return now.cpu_s  # new since: all it has used was used meanwhile
     return max(0.0, now.cpu_s - old.cpu_s)
+
+
+def _handed_up(before: Snapshot, after: Snapshot, ended: Used) -> bool:
+    """Whether somebody who still lives got an ended process's time: its parent, or whoever waited for that one."""
+    seen = set()
+    parent: int | None = ended.parent
+    while parent is not None and parent not in seen:
+        if parent in after.processes:
+            return True
+        seen.add(parent)
+        above = before.processes.get(parent)
+        parent = above.parent if above is not None else None
+    return False
 
 
 def _by_name(

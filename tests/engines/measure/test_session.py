@@ -117,6 +117,22 @@ def test_a_disturbed_repeat_is_marked_told_and_done_again(manager):
     assert [r.counts for r in (first, second)] == [False, True]
 
 
+def test_waiting_for_a_quiet_machine_ends_for_a_whole_measurement(manager, monkeypatch):
+    """On a machine that never is quiet the repeats are taken and marked; nobody waits for ever."""
+
+    class Busy(Told):
+        def now(self, seconds):
+            return self._conditions(0.9)
+
+    monkeypatch.setattr("engines.measure.session._WAIT_IN_ALL_S", 0.0)
+    told = []
+    measured = session(manager, GOOD, suite=ONE_ROUND, surroundings=Busy(*[0.9] * 10))
+    monkeypatch.setattr(measured, "_say", told.append)
+    repeats = measured.run().lane(GOOD.key).repeats
+    assert [r.disturbed for r in repeats] == [True] * 3
+    assert not [text for text in told if text.startswith("Waiting for a quiet machine")]
+
+
 def test_what_is_disturbed_again_and_again_stays_marked_and_decides_nothing(manager):
     found = session(manager, GOOD, suite=ONE_ROUND, surroundings=Told(*[0.9] * 10)).run()
     repeats = found.lane(GOOD.key).repeats

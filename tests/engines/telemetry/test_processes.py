@@ -106,6 +106,21 @@ def test_what_an_ended_child_used_before_is_not_counted_again():
     assert taken(before, after, ()).foreign_s == pytest.approx(0.5)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux adds an ended child's time to its parent")
+def test_what_went_up_through_a_parent_that_ended_too_is_not_counted_again():
+    """A build tool waits for shells that wait for compilers."""
+    before, after = two(
+        [used(5, 1, 10.0), used(6, 5, 0.0), used(7, 6, 100.0)],
+        [used(5, 1, 110.5)],
+    )
+    assert taken(before, after, ()).foreign_s == pytest.approx(0.5)
+
+
+def test_nobody_takes_more_than_there_is():
+    before, after = two([used(5, 1, 0.0), used(6, 1, 0.0)], [used(5, 1, 1e6), used(6, 1, 0.5)])
+    assert taken(before, after, {6}).foreign_s == pytest.approx(2.0 * (os.cpu_count() or 1) - 0.5)
+
+
 def test_what_cannot_be_listed_still_counts():
     """Another container's programs are in the system's count only."""
     before, after = two([used(5, 1, 1.0)], [used(5, 1, 1.5)], busy_s=2.5)
