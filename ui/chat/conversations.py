@@ -19,6 +19,7 @@ from storage.records import Turn as LoggedTurn
 from storage.store import Store, StoreError
 from ui.chat.live_turn import LiveTurn
 from ui.chat.run_view import RunView
+from ui.chat.settings import Settings, logged_settings
 from ui.chat.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class TalkTurn:
     live: LiveTurn | None = None
     """The LiveTurn while this process knows it."""
     past: tuple[PastRun, ...] = ()
+    settings: Settings | None = None
+    """What it was sent with; None: not known."""
     vote: str | None = None
     """Panel number, `tie` or `none`, once the person has voted."""
 
@@ -89,7 +92,7 @@ class Talk:
 
     def add(self, live_turn: LiveTurn, replaces_turn_id: str | None = None) -> TalkTurn:
         """Put a turn at the end; the one it replaces is gone, with everything that followed it."""
-        turn = TalkTurn(live_turn.turn_id, live_turn.prompt, live_turn.mode, live=live_turn)
+        turn = _live_turn(live_turn)
         with self.lock:
             ids = [known.turn_id for known in self.turns]
             cut = ids.index(replaces_turn_id) if replaces_turn_id in ids else len(ids)
@@ -137,6 +140,15 @@ class Talks:
         with self._lock:
             return self._talks.setdefault(conversation_id, talk)
 
+    def opened(self, conversation_id: str) -> Talk | None:
+        """The same, for somebody who comes to it: also with what another window or a command has added meanwhile."""
+        talk = self.find(conversation_id)
+        if talk is not None and not talk.running() and (read := self._read(conversation_id)) is not None:
+            with talk.lock:
+                talk.turns = read.turns
+                talk.version += 1
+        return talk
+
     def known(self, conversation_id: str | None) -> Talk | None:
         """The conversation if it is in memory; never reads the log."""
         return self._talks.get(conversation_id) if conversation_id else None
@@ -161,16 +173,26 @@ class Talks:
         except StoreError as error:
             log.warning("conversation %s cannot be read: %s", conversation_id, error)
             logged = None
-        talk.turns = [_past_turn(turn) for turn in logged.current_turns()] if logged else []
-        for live_turn in self._turns.live_turns(conversation_id):
-            talk.add(live_turn)
+        live = {turn.turn_id: turn for turn in self._turns.live_turns(conversation_id)}
+        turns = logged.current_turns() if logged else ()
+        talk.turns = [_live_turn(live[turn.id]) if turn.id in live else _past_turn(turn) for turn in turns]
+        in_log = {turn.id for turn in logged.turns} if logged else set()
+        for turn_id, live_turn in live.items():
+            if turn_id not in in_log:
+                talk.add(live_turn)
         return talk if logged or talk.turns else None
+
+
+def _live_turn(turn: LiveTurn) -> TalkTurn:
+    return TalkTurn(turn.turn_id, turn.prompt, turn.mode, live=turn, settings=turn.settings)
 
 
 def _past_turn(turn: LoggedTurn) -> TalkTurn:
     runs = tuple(PastRun(run.panel, run.target, run.id, _past_view(run)) for run in turn.latest_runs())
     prompt = turn.prompt if turn.prompt is not None else "(the text was not kept)"
-    return TalkTurn(turn.id, prompt, turn.mode, past=runs, vote=turn.vote.winner if turn.vote else None)
+    vote = turn.vote.winner if turn.vote else None
+    settings = logged_settings(turn.settings, turn.system_prompt)
+    return TalkTurn(turn.id, prompt, turn.mode, past=runs, settings=settings, vote=vote)
 
 
 def _past_view(run: LoggedRun) -> RunView:

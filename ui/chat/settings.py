@@ -96,3 +96,15 @@ class Settings:
             asked_at=asked_at,
             **fields,
         )
+
+
+def logged_settings(fields: Mapping[str, object], system_prompt: str | None) -> Settings | None:
+    """The settings of a logged turn; None where what is there makes no sense (another version, another machine)."""
+    known = {name: value for name, value in fields.items() if name in Settings.__dataclass_fields__}
+    try:
+        known["stop"] = tuple(known.get("stop") or ())  # type: ignore[arg-type, call-overload]
+        settings = Settings(**{**known, "system_prompt": system_prompt})  # type: ignore[arg-type]
+        settings.check()
+    except (TypeError, TurnError):
+        return None
+    return settings if isinstance(settings.thinking, bool | None) else None

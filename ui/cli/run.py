@@ -18,6 +18,7 @@ from ui.chat.live_turn import LiveTurn
 from ui.chat.run_view import RunView, whose_times
 from ui.chat.settings import BOUNDS, Settings, TurnError
 from ui.chat.turns import MOST_PANELS
+from ui.thought_html import thought_line
 
 _FAILED = 1
 
@@ -110,10 +111,8 @@ def _thought(view: RunView) -> str:
     """The thought, set apart from the answer."""
     if not view.reasoning:
         return ""
-    lasted = f" for {view.thought_s:.1f} s" if view.thought_s is not None else ""
-    tokens = f", {view.reasoning_tokens:,} tokens" if view.reasoning_tokens else ""
     inside = "\n".join(f"│ {line}" for line in view.reasoning.strip().split("\n"))
-    return f"(thought{lasted}{tokens})\n{inside}\n"
+    return f"({thought_line(view.thought_s, view.reasoning_tokens)})\n{inside}\n"
 
 
 def stamps_of(view: RunView) -> list[str]:

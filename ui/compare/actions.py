@@ -37,6 +37,7 @@ def settings_from(
     top_k: Any,
     repetition_penalty: Any,
     seed: Any,
+    thinking: Any = None,
 ) -> Settings:
     """Settings from the fields of the page; raises TurnError naming the field that makes no sense."""
     return Settings(
@@ -47,6 +48,22 @@ def settings_from(
         top_k=BOUNDS["top_k"].whole_number(top_k) or None,
         repetition_penalty=_neutral(BOUNDS["repetition_penalty"].number(repetition_penalty), 1.0),
         seed=BOUNDS["seed"].whole_number(seed),
+        thinking={"on": True, "off": False}.get(str(thinking)),
+    )
+
+
+def fields_of(settings: Settings) -> tuple[Any, ...]:
+    """What the fields of the page show for these settings, in the order of `settings_from`."""
+    thinking = {True: "on", False: "off"}.get(settings.thinking, "model")  # type: ignore[call-overload]
+    return (
+        settings.system_prompt or "",
+        settings.max_new_tokens,
+        settings.temperature,
+        1 if settings.top_p is None else settings.top_p,
+        settings.top_k or 0,
+        1 if settings.repetition_penalty is None else settings.repetition_penalty,
+        "" if settings.seed is None else str(settings.seed),
+        thinking,
     )
 
 
@@ -215,7 +232,7 @@ class Actions:
 
     def open(self, page: Page, conversation_id: str) -> bool:
         """Show a conversation, with the panels it was held with."""
-        talk = self._desk.talks.find(conversation_id)
+        talk = self._desk.talks.opened(conversation_id)
         if talk is None:
             page.notice = Notice("That conversation is not in the history of this PC.", "warn")
             return False

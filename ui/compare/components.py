@@ -66,7 +66,7 @@ class Parts:
             raise AttributeError(name) from None
 
     def settings(self) -> list[Any]:
-        names = ("system_prompt", "max_new_tokens", *SAMPLING)
+        names = ("system_prompt", "max_new_tokens", *SAMPLING, "thinking")
         return [self.named[name] for name in names]
 
 
@@ -272,6 +272,13 @@ def _settings(named: dict[str, Any]) -> None:
             named["seed"] = gr.Textbox(
                 "", label="Seed", info="Empty: another each time", max_lines=1, elem_id="seed", min_width=120
             )
+        named["thinking"] = gr.Radio(
+            [("As the model does", "model"), ("On", "on"), ("Off", "off")],
+            value="model",
+            label="Thinking before answering",
+            info="Where the model's chat template knows a switch; a panel whose template knows none says so",
+            elem_id="thinking",
+        )
         named["ignored"] = gr.HTML("", elem_id="ignored")
 
 

@@ -17,6 +17,7 @@ from ui.chat.conversations import Run, TalkTurn
 from ui.chat.run_view import DONE_PHASES, RunView, whose_times
 from ui.compare.offer import Trouble
 from ui.reply_html import render_kept
+from ui.thought_html import thought_html
 
 LETTERS = "ABCDEF"
 LONG_PROMPT_CHARS = 1_200
@@ -173,7 +174,9 @@ def reply(run: Run, view: RunView, naming: Naming, body: str | None = None) -> s
     text = view.text
     content = body if body is not None else render_kept(text)
     if not text:
-        content = "" if view.done else f'<p class="waiting-text">{fmt.text(waiting_text(view))}</p>'
+        waits = not view.done and not view.thinking
+        content = f'<p class="waiting-text">{fmt.text(waiting_text(view))}</p>' if waits else ""
+    thought = thought_html(view.reasoning, view.thought_s, view.reasoning_tokens, going_on=view.thinking)
     copy = source = ""
     if view.done and text:
         copy = '<button type="button" class="copy-reply">Copy<span class="sr"> this reply</span></button>'
@@ -182,7 +185,7 @@ def reply(run: Run, view: RunView, naming: Naming, body: str | None = None) -> s
     return (
         f'<div class="msg reply{"" if view.done else " growing"}"><p class="who">'
         f'<span class="dot p{run.panel}" aria-hidden="true"></span><span class="who-name">{author}</span>{copy}</p>'
-        f'<div class="md">{content}</div>{source}{_ending(view, naming.hidden)}</div>'
+        f'{thought}<div class="md">{content}</div>{source}{_ending(view, naming.hidden)}</div>'
     )
 
 
@@ -203,10 +206,12 @@ def _ending(view: RunView, hidden: bool) -> str:
     if not view.done:
         return ""
     parts = [failure_card(view.failure) if view.failure else ""]
-    if view.phase == "finished" and not view.text.strip():
+    if view.phase == "finished" and not (view.text + view.reasoning).strip():
         parts.append('<p class="note">The model ended its reply at once: an empty answer.</p>')
-    if view.phase == "stopped" and not view.text and not view.warning:
+    if view.phase == "stopped" and not (view.text or view.reasoning) and not view.warning:
         parts.append('<p class="note">Stopped before the first word.</p>')
+    if view.note:
+        parts.append(f'<p class="note">{fmt.text(view.note)}</p>')
     if view.warning:
         parts.append(f'<p class="note warn">{fmt.text(view.warning)}</p>')
     if view.finish_reason == "length":
@@ -236,6 +241,7 @@ def numbers_line(view: RunView) -> str:
         facts.append("stopped")
     if view.ttft_s is not None:
         facts.append(f"TTFT {fmt.seconds(view.ttft_s)}")
+    facts += _thinking_facts(view)
     if view.decode_tok_s is not None:
         facts.append(fmt.tok_s(view.decode_tok_s))
     if view.tokens:
@@ -251,6 +257,18 @@ def numbers_line(view: RunView) -> str:
     if view.metrics and view.metrics.server:
         facts.append(f"the server says: {server_words(view.metrics.server)}")
     return f'<p class="numbers">{" · ".join(fmt.text(fact) for fact in facts)}</p>' if facts else ""
+
+
+def _thinking_facts(view: RunView) -> list[str]:
+    """Of a reply with a thought: when each part began, and when the answer was finished."""
+    if view.metrics is None or view.first_reasoning_s is None:
+        return []
+    facts = [f"first thought {fmt.seconds(view.first_reasoning_s)}"]
+    if view.first_answer_s is not None:
+        facts.append(f"first answer {fmt.seconds(view.first_answer_s)}")
+        if view.metrics.answer_s is not None and view.phase == "finished":
+            facts.append(f"answer finished {fmt.seconds(view.metrics.answer_s)}")
+    return facts
 
 
 def server_words(server: Mapping[str, Any]) -> str:

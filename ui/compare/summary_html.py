@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from engines.protocol import Target
 from ui import format as fmt
@@ -274,9 +275,25 @@ _COLUMNS: tuple[
 )
 
 
+_THINKING_COLUMNS: tuple[
+    tuple[str, Callable[[RunView], float | None], Callable[[float | None], str], bool | None], ...
+] = (
+    ("first answer", lambda v: v.first_answer_s, fmt.seconds, True),
+    ("answer finished", lambda v: v.metrics.answer_s if v.metrics else None, fmt.seconds, True),
+    ("thought tokens", lambda v: v.reasoning_tokens, fmt.count, None),
+)
+"""Where a model thought: tok/s alone says little then."""
+
+
+def _columns(found: Sequence[Line]) -> Sequence[Any]:
+    if not any(line.view.reasoning for line in found):
+        return _COLUMNS
+    return (_COLUMNS[0], *_THINKING_COLUMNS, *_COLUMNS[1:])
+
+
 def table(found: Sequence[Line], naming: Naming) -> str:
     """All figures of the turn, the best of a column marked in words too."""
-    head = "".join(f'<th scope="col">{name}</th>' for name, *_ in _COLUMNS)
+    head = "".join(f'<th scope="col">{name}</th>' for name, *_ in _columns(found))
     rows = "".join(_row(line, found, naming) for line in found)
     return (
         '<div class="md-table" tabindex="0" role="group" aria-label="Figures of this turn"><table class="results">'
@@ -286,7 +303,7 @@ def table(found: Sequence[Line], naming: Naming) -> str:
 
 def _row(line: Line, found: Sequence[Line], naming: Naming) -> str:
     cells = []
-    for _, value, spell, smallest in _COLUMNS:
+    for _, value, spell, smallest in _columns(found):
         own = value(line.view)
         best = _best_of(found, value, smallest)
         mark = own is not None and own == best and len(found) > 1

@@ -20,7 +20,7 @@ from engines.runtime.manager import EngineManager
 from storage.store import Store
 from ui import format as fmt
 from ui.chat.turns import Turns
-from ui.compare.actions import Actions, read_attachment, told_by_browser
+from ui.compare.actions import Actions, fields_of, read_attachment, told_by_browser
 from ui.compare.browser_tab import PANELS, Desk, Notice, Page
 from ui.compare.components import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
 from ui.compare.offer import ignored_settings
@@ -134,7 +134,8 @@ class Compare:
         """On every page load: show what is there at once, then what the engines say, then what runs."""
         parts = self.parts
         outputs = [*self._layout_outputs(), parts.live]
-        first = demo.load(self._load, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
+        loaded = [*outputs, *parts.settings()]
+        first = demo.load(self._load, parts.conversation, loaded, js=READ_ADDRESS, **_QUIET)
         probed = first.then(self._probe, None, self._layout_outputs(), **_QUIET)
         self._then_show(probed)
         probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
@@ -146,7 +147,15 @@ class Compare:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())
         if conversation_id:
             self.actions.open(page, str(conversation_id)[:64])
-        return [*self._layout(page), page.key]
+        return [*self._layout(page), page.key, *self._settings_shown(page)]
+
+    def _settings_shown(self, page: Page) -> list[Any]:
+        """Updates of the settings: those that the conversation went on with last, the system prompt above all."""
+        talk = self.desk.talk(page)
+        latest = talk.latest() if talk else None
+        if latest is None or latest.settings is None:
+            return [gr.skip()] * len(self.parts.settings())
+        return [gr.update(value=value) for value in fields_of(latest.settings)]
 
     def _come_back(self, conversation_id: str, request: gr.Request) -> list[Any]:
         """For a tab whose page is not known (any more): what it showed, under a new key."""
@@ -181,11 +190,11 @@ class Compare:
         self.desk.pages.drop(request.session_hash or "none")
 
     def open_conversation(self, conversation_id: str, request: gr.Request) -> list[Any]:
-        """For the History tab: show a conversation here; outputs are `layout_outputs`."""
+        """For the History tab: show a conversation here, with the settings it went on with last."""
         page = self.desk.page(request)
         if conversation_id:
             self.actions.open(page, str(conversation_id)[:64])
-        return self._layout(page)
+        return [*self._layout(page), *self._settings_shown(page)]
 
     def shown_targets(self, request: gr.Request) -> list[Target]:
         """The targets that this tab's panels are set to, and that can run here."""
@@ -195,7 +204,12 @@ class Compare:
     def wire_open(self, conversation: gr.State) -> Any:
         """Show a conversation here whenever `conversation` changes; returns the event after it is shown."""
         return self._then_show(
-            conversation.change(self.open_conversation, conversation, self._layout_outputs(), **_QUIET)
+            conversation.change(
+                self.open_conversation,
+                conversation,
+                [*self._layout_outputs(), *self.parts.settings()],
+                **_QUIET,
+            )
         )
 
     # --- prompt ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from storage.records import Conversation, Page, Run, Summary, Turn
 from ui import format as fmt
 from ui import stamps_html
 from ui.reply_html import render_kept
+from ui.thought_html import thought_html
 
 PAGE_SIZE = 30
 SHOWN_TURNS = 30
@@ -216,10 +217,13 @@ def _reply(run: Run) -> str:
         remedy = f"<p>{fmt.text(run.error_remedy)}</p>" if run.error_remedy else ""
         failure += f"{remedy}{more}</div>"
     warning = f'<p class="note warn">{fmt.text(run.warning)}</p>' if run.warning else ""
+    if run.note:
+        warning = f'<p class="note">{fmt.text(run.note)}</p>{warning}'
+    thought = thought_html(run.reasoning or "", run.metrics.thought_s, run.metrics.reasoning_tokens)
     if run.text is None:
-        empty = "" if failure else '<p class="hist-soft"><em>No text.</em></p>'
-        return f"{empty}{failure}{warning}"
-    return f'<div class="md">{render_kept(run.text)}</div>{failure}{warning}'
+        empty = "" if failure or thought else '<p class="hist-soft"><em>No text.</em></p>'
+        return f"{thought}{empty}{failure}{warning}"
+    return f'{thought}<div class="md">{render_kept(run.text)}</div>{failure}{warning}'
 
 
 def _figures(run: Run) -> str:

@@ -16,9 +16,11 @@ from storage.records import Filter
 from storage.store import Store
 from tests.helpers import echo_engine
 from tests.helpers.worlds import DEMO_WEIGHTS, OneFolder
-from ui.chat.settings import Settings
+from ui.chat.conversations import Talks
+from ui.chat.settings import Settings, logged_settings
 from ui.chat.turns import Turns
 from ui.cli.run import run_document, run_text
+from ui.compare.actions import fields_of, settings_from
 
 ECHO = Target("echo", "CPU", "fast")
 AS_TYPED = "{{ messages[-1].content }}"
@@ -181,3 +183,49 @@ def test_texts_that_are_not_kept_include_the_thought(world):
     assert [row["reasoning"] for row in world.rows()] == [None, "A thought about it."]
     world.store.remove_texts()
     assert [row["reasoning"] for row in world.rows()] == [None, None]
+
+
+def test_what_a_command_began_goes_on_elsewhere_with_all_its_context(world):
+    """A conversation begun by another process, on three panels with a system prompt, opened here."""
+    elsewhere = Store(world.store.path)
+    other = Turns(world.manager, elsewhere, lambda: {"name": "here"})
+    panels = [(1, ECHO), (2, ECHO), (4, ECHO)]
+    settings = Settings(
+        system_prompt="Answer in rhyme.", max_new_tokens=50, thinking=False, seed=7, top_p=0.5
+    )
+    begun = other.send("one", panels, settings)
+    assert begun.wait(60)
+    talks = Talks(world.store, world.turns)
+    talk = talks.opened(begun.conversation_id)
+    assert talk.latest().panels() == (1, 2, 4)
+    assert talk.latest().settings == settings
+
+    more = other.send("two", [(2, ECHO)], settings, conversation_id=begun.conversation_id)
+    assert more.wait(60)
+    assert [turn.prompt for turn in talks.opened(begun.conversation_id).turns] == ["one", "two"]
+    here = world.turns.send("three", panels, settings, conversation_id=begun.conversation_id)
+    assert here.wait(60)
+    talks.started(here)
+    heard = {panel: [m.content for m in world.store.panel_messages(begun.conversation_id, panel) if m.role == "user"]
+             for panel, _ in panels}  # fmt: skip
+    assert heard == {1: ["one", "three"], 2: ["one", "two", "three"], 4: ["one", "three"]}
+    last = other.send("four", [(1, ECHO)], settings, conversation_id=begun.conversation_id)
+    assert last.wait(60)
+    shown = talks.opened(begun.conversation_id).turns
+    assert [turn.prompt for turn in shown] == ["one", "two", "three", "four"]
+    assert [turn.live is not None for turn in shown] == [False, False, True, False]
+    elsewhere.close()
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(), Settings("Be brief.", 64, 0.7, 0.9, 40, 1.1, 7, thinking=True)]
+)
+def test_the_page_shows_the_settings_a_conversation_was_held_with(settings):
+    assert settings_from(*fields_of(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    "fields", [{"temperature": "hot"}, {"stop": 3}, {"thinking": "yes"}, {"max_new_tokens": 0}]
+)
+def test_logged_settings_that_make_no_sense_are_none(fields):
+    assert logged_settings(fields, None) is None

@@ -318,3 +318,38 @@ def test_seconds(value, text):
 )
 def test_size(value, text):
     assert fmt.size(value) == text
+
+
+def test_a_thought_is_folded_and_told_with_its_time_and_tokens():
+    target = Target("e", "CPU", "int4")
+    metrics = RunMetrics(
+        output_tokens=400,
+        token_offsets_s=(0.5, 12.8, 20.0),
+        reasoning_tokens=340,
+        answer_tokens=58,
+        first_reasoning_s=0.5,
+        first_answer_s=12.8,
+    )
+    view = RunView(
+        1,
+        target,
+        phase="finished",
+        text="Four.",
+        reasoning="<b>2 + 2</b>",
+        reasoning_tokens=340,
+        answer_tokens=58,
+        first_reasoning_s=0.5,
+        first_answer_s=12.8,
+        note="The system prompt went elsewhere.",
+        metrics=metrics,
+    )
+    html = exchange(TalkTurn("t", "2 + 2?", "together"), PastRun(1, target, "r", view), view, NAMING)
+    assert "<summary>Thought for 12.3 s, 340 tokens</summary>" in html
+    assert "&lt;b&gt;2 + 2&lt;/b&gt;" in html
+    assert html.index("2 + 2&lt;") < html.index("Four.")
+    assert "first thought 500 ms · first answer 12.8 s · answer finished 20.0 s" in html
+    assert "The system prompt went elsewhere." in html
+    growing = RunView(1, target, phase="running", reasoning="x" * 9_000, first_reasoning_s=1.0, elapsed_s=4.0)
+    html = exchange(TalkTurn("t", "2 + 2?", "together"), PastRun(1, target, "r", growing), growing, NAMING)
+    assert "Thinking… 3.0 s" in html
+    assert len(html) < 6_000
