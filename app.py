@@ -158,14 +158,15 @@ def serve(arguments: argparse.Namespace) -> int:
         sharing = Sharing(door, settings, made, port, lambda local: GradioTunnel(local, arena.data_dir))
         visitors = Visitors(door, arena.store, arena.turns)
         parts = (arena.manager, arena.store, arena.turns, arena.library)
-        page = build_page(*parts, arena.environments, (sharing, visitors))
+        doors = _doors(arena)
+        page = build_page(*parts, arena.environments, (sharing, visitors), doors)
         visitors_page = build_visitor_page(*parts, visitors, lambda: machine_name(arena.store))
         page.launch(
             server_name=arguments.host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            **launch_options(door, _api(arena, door), visitors_page),
+            **launch_options(door, _api(arena, door, doors), visitors_page),
         )
         only_here = is_loopback(arguments.host) or arguments.host in ("0.0.0.0", "::")
         address = f"http://{'localhost' if only_here else arguments.host}:{port}"
@@ -188,15 +189,22 @@ def serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _api(arena: Arena, door: Door) -> Any:
-    """What programs use beside the page; they need a key as soon as people need a login."""
+def _doors(arena: Arena) -> Any:
+    """What goes out and in beside the page."""
     from ui.api.keys import ApiKeys
     from ui.api.lanes import Lanes
-    from ui.api.server import Api, build_api
+    from ui.system.programs import Doors
 
     lanes = Lanes(arena.manager, arena.store, arena.library)
-    api_keys = ApiKeys(arena.data_dir)
-    return build_api(Api(arena.manager, arena.turns, lanes, api_keys, needs_key=lambda: door.locked))
+    return Doors(arena.endpoints, ApiKeys(arena.data_dir), lanes)
+
+
+def _api(arena: Arena, door: Door, doors: Any) -> Any:
+    """What programs use beside the page; they need a key as soon as people need a login."""
+    from ui.api.server import Api, build_api
+
+    needs_key = lambda: door.locked  # noqa: E731 - read at each request
+    return build_api(Api(arena.manager, arena.turns, doors.lanes, doors.keys, needs_key=needs_key))
 
 
 def _wait_for_the_end() -> None:

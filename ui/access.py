@@ -82,8 +82,13 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     "ui.models.background": {OWNER: "ModelWork.stop"},
     "engines.models.library": {OWNER: "ModelLibrary.latest_log"},
     "ui.system.tab": {
-        OWNER: "build.<locals>.show build.<locals>.ask_again build.<locals>.start.<locals>.handler "
-        "build.<locals>.cancel.<locals>.handler",
+        OWNER: "build.<locals>.show build.<locals>.show_anew build.<locals>.ask_again "
+        "build.<locals>.start.<locals>.handler build.<locals>.cancel.<locals>.handler",
+    },
+    "ui.system.servers": {OWNER: "Servers._tick Servers._add Servers._remove Servers._find Servers._take"},
+    "ui.system.programs": {
+        OWNER: "Programs._first Programs._add Programs._revoke Programs._require Programs._give Programs._take "
+        "Programs._lanes_now",
     },
     "ui.share.visitor_page": {
         VISITOR: "VisitorPage._load VisitorPage._send VisitorPage._open VisitorPage._new VisitorPage._edit "

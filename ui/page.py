@@ -20,6 +20,7 @@ from ui.share.owner_panel import OwnerPanel
 from ui.share.sharing import Sharing
 from ui.share.visitors import Visitors
 from ui.system import tab as system_tab
+from ui.system.programs import Doors
 
 TITLE = "Backend Arena"
 HEADER = (
@@ -35,10 +36,12 @@ def build(
     library: ModelLibrary,
     environments: Environments,
     sharing: tuple[Sharing, Visitors] | None = None,
+    doors: Doors | None = None,
 ) -> gr.Blocks:
     """The whole page. Serve it with `demo.launch(**launch_options())`.
 
-    `sharing`: what the Share button works with; without it there is none.
+    `sharing`: what the Share button works with; without it there is none. `doors`: other people's servers and the
+    API, where the app has them.
     """
     # Gradio would put every event into a pandas frame, for a monitoring page that is switched off.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
@@ -62,7 +65,7 @@ def build(
             with gr.Tab("Models", id="models-tab"), gr.Column(elem_id="models"):
                 models_tab.build(library, manager)
             with gr.Tab("System", id="system-tab"):
-                system_tab.build(manager, environments)
+                system_tab.build(manager, environments, doors)
         page.wire_load(demo)
         if panel is not None:
             panel.wire(share)

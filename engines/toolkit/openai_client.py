@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
@@ -271,7 +272,7 @@ class Client:
         if type(error).__name__.endswith("TimeoutError"):
             return ServerError(f"{self.address} did not answer in time.", _START_IT)
         causes = [cause for cause in _causes(error) if str(cause)]
-        reason = str(causes[-1]).strip() if causes else "no reason given"
+        reason = _reason(causes)
         if any(isinstance(c, ssl.SSLError) or "CERTIFICATE_VERIFY_FAILED" in str(c) for c in causes):
             return ServerError(
                 f"The certificate of {self.address} is not trusted: {_short(reason)}.",
@@ -296,6 +297,16 @@ async def _once(raw: Any) -> AsyncIterator[Any]:
     from openai.types.chat import ChatCompletion
 
     yield ChatCompletion.construct(**json.loads(await raw.http_response.aread()))
+
+
+def _reason(causes: list[BaseException]) -> str:
+    """Why a connection did not come about, in words where we have some."""
+    for cause in causes:
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there"
+        if isinstance(cause, socket.gaierror):
+            return "nobody knows that name"
+    return str(causes[-1]).strip() if causes else "no reason given"
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

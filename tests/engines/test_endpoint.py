@@ -221,7 +221,7 @@ def test_the_probe_names_each_server_with_its_models(world, double):
         world.endpoints.remove("closed")
     assert (here.ok, here.models, here.title) == (True, MODELS, double.url)
     assert not gone.ok
-    assert "cannot be reached" in gone.reason
+    assert "cannot be reached: nothing listens there." in gone.reason
     assert "Start the server" in gone.remedy
 
 

@@ -75,6 +75,11 @@ class SystemWork:
         with self._lock:
             return self._availability, self._asking, self._trouble
 
+    def renew(self) -> None:
+        """One engine has been asked again meanwhile, because its settings have changed."""
+        with self._lock:
+            self._availability = self._manager.known_availability or self._availability
+
     # --- environments ---
 
     def view(self, name: str) -> SetUpView:

@@ -18,6 +18,8 @@ from engines.protocol import Availability, DeviceStatus, EngineSpec
 from ui.doctor import machine_lines, versions_text
 from ui.format import elapsed, percent, seconds, size, text
 from ui.system.background import SetUpView, SystemWork
+from ui.system.programs import Doors, Programs
+from ui.system.servers import Servers
 
 _POLL_S = 1.0
 _SET_UP_LABELS = {"ready": "Check and repair", "broken": "Repair", "outdated": "Rebuild"}
@@ -30,7 +32,7 @@ _STATES = {
 }
 
 
-def build(manager: Any, environments: Environments) -> None:
+def build(manager: Any, environments: Environments, doors: Doors | None = None) -> None:
     """Lay out and wire the tab; call inside the Blocks."""
     work = SystemWork(manager, environments)
     names = environments.names()
@@ -75,6 +77,10 @@ def build(manager: Any, environments: Environments) -> None:
                         buttons=[],
                     )
                 )
+        changed = []
+        if doors is not None:
+            changed = Servers(manager, doors.endpoints).changed
+            Programs(doors.keys, doors.lanes)
     timer = gr.Timer(_POLL_S)  # fills the tab, then ticks only while something is going on
 
     def show():
@@ -99,6 +105,10 @@ def build(manager: Any, environments: Environments) -> None:
         work.ask(refresh=True)
         return show()
 
+    def show_anew():
+        work.renew()
+        return show()
+
     def start(name: str):
         def handler():
             if _can_start(work.view(name)):
@@ -118,6 +128,8 @@ def build(manager: Any, environments: Environments) -> None:
     options = {"outputs": outputs, "show_progress": "hidden", "queue": False}
     timer.tick(show, **options)
     refresh.click(ask_again, **options)
+    for event in changed:
+        event.then(show_anew, **options)
     for name, start_button, cancel_button in zip(names, starts, cancels, strict=True):
         start_button.click(start(name), **options)
         cancel_button.click(cancel(name), **options)

@@ -22,6 +22,7 @@ from ui.api.server import Api, build_api
 from ui.chat.turns import Turns
 from ui.page import build
 from ui.share.door import Door
+from ui.system.programs import Doors
 from ui.theme import launch_options
 
 SPECS = (
@@ -77,7 +78,8 @@ def serve(data_dir: Path, specs=SPECS, servers: dict[str, str] | None = None, **
     turns, door, keys = Turns(manager, store, machine_facts), Door(), ApiKeys(data_dir)
     lanes = Lanes(manager, store, library)
     api = build_api(Api(manager, turns, lanes, keys, needs_key=lambda: door.locked, **options))
-    demo = build(manager, store, turns, library, environments)
+    doors = Doors(endpoints, keys, lanes)
+    demo = build(manager, store, turns, library, environments, doors=doors)
     _, address, _ = demo.launch(
         server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options(door, api)
     )
