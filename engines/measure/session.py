@@ -694,7 +694,7 @@ class Session:
         contexts = [r.context_tokens for r in steps.living(measurement) if not r.reference_only]
         known = [context for context in contexts if context is not None]
         roomiest = max(known) if known and len(known) == len(contexts) else None
-        suite = suites.fitting(measurement.suite, roomiest)
+        suite = suites.fitting(suites.to_the_context(measurement.suite, roomiest), roomiest)
         self._put(suite=suite)
         longest = max(
             (

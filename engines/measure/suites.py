@@ -56,6 +56,13 @@ def sweep(context_tokens: int | None = None) -> Suite:
     return Suite("sweep", "Sweep over the prompt's length", cases, passes=("quality", "speed", "memory"))
 
 
+def to_the_context(suite: Suite, context_tokens: int | None) -> Suite:
+    """A sweep goes on to the longest context of its lanes once that is known; other suites stay as they are."""
+    if suite.name != "sweep" or context_tokens is None:
+        return suite
+    return replace(suite, cases=sweep(context_tokens).cases)
+
+
 def named(name: str) -> Suite:
     """`quick`, `standard`, `sweep`, or the suite in a JSON Lines file; raises SuiteError."""
     built_in = {"quick": QUICK, "standard": STANDARD, "sweep": sweep()}

@@ -60,6 +60,12 @@ def register(commands: Any, open_arena: OpenArena) -> None:
         help="minutes a lane (default: %(default)g)",
     )
     command.add_argument(
+        "--tune-for",
+        choices=tuple(tuner.JOBS),
+        default="decode",
+        help="long answers (decode) or long prompts (prefill); default: %(default)s",
+    )
+    command.add_argument(
         "--untune", action="store_true", help="take the kept settings of the targets back, and end"
     )
     command.add_argument("--job", choices=[job.name for job in JOBS], help="what `verdict` is for")
@@ -173,7 +179,7 @@ def _start(arguments: argparse.Namespace, arena: Arena, suite: Any) -> None:
 def _tune(arguments: argparse.Namespace, arena: Arena, target: Target) -> None:
     told = _teller()
     try:
-        found = tuner.tune(arena.manager, target, arguments.tune_minutes * 60, told)
+        found = tuner.tune(arena.manager, target, arguments.tune_minutes * 60, told, job=arguments.tune_for)
     except EngineFailure as failure:
         print(f"{target} could not be tuned: {failure}", file=sys.stderr, flush=True)
         return

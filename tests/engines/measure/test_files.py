@@ -196,6 +196,10 @@ def test_standard_has_mlperfs_categories_and_sweep_goes_on_to_the_context():
     }
     assert [case.prompt_tokens for case in suites.sweep().cases] == [128, 256, 512, 1024, 2048, 4096]
     assert suites.sweep(16_500).cases[-1].prompt_tokens == 16384
+    own = replace(suites.sweep(), repeats=2)
+    assert suites.to_the_context(own, 9000) == replace(suites.sweep(9000), repeats=2)
+    assert suites.to_the_context(own, None) is own
+    assert suites.to_the_context(suites.QUICK, 9000) is suites.QUICK
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ def test_stopped_it_keeps_what_is_done_and_is_gone_on_with(arena, suite, capsys)
 def test_tuning_is_kept_told_used_and_taken_back(arena, suite, monkeypatch, capsys):
     monkeypatch.setattr(
         measure_cli.tuner, "tune",
-        lambda manager, target, seconds, tell: SimpleNamespace(best={"pace": "400"}, why="it was faster"),
+        lambda manager, target, seconds, tell, job: SimpleNamespace(best={"pace": "400"}, why="it was faster"),
     )  # fmt: skip
     monkeypatch.setattr(arena.manager, "tuned", arena.measurements.tuned)
     words = ("--suite", suite, "--on", "echo/CPU/100", "--repeats", "1", "--json", "-")
