@@ -116,7 +116,7 @@ class Lanes:
         except ProtocolError as error:
             raise _no_model(f"{error}.") from error
         spec = self._manager.specs[target.engine]
-        if target.precision not in spec.precisions:
+        if not spec.offers(target.precision):
             raise _no_model(
                 f"{spec.title} has no precision “{target.precision}”; it has: {', '.join(spec.precisions)}."
             )

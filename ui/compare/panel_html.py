@@ -218,8 +218,18 @@ def _ending(view: RunView, hidden: bool) -> str:
         parts.append('<p class="note">Cut at the token limit. “Continue” carries on.</p>')
     if not hidden:
         parts.append(numbers_line(view))
+        parts.append(tuning_line(view))
         parts.append(stamps_html.details(view.disturbed, view.other_load, view.placement))
     return "".join(parts)
+
+
+def tuning_line(view: RunView) -> str:
+    """The settings that the tuner found for this lane, where it was tuned."""
+    tuning = view.loaded.details.get("tuning") if view.loaded else None
+    if not isinstance(tuning, Mapping) or not tuning:
+        return ""
+    spelled = ", ".join(f"{name}={value}" for name, value in sorted(tuning.items()))
+    return f'<p class="note">Tuned: {fmt.text(spelled)}</p>'
 
 
 def failure_card(failure: Failed) -> str:

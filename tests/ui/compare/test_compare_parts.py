@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.protocol import Availability, DeviceStatus, EngineSpec, Failed, RunMetrics, Target
+from engines.protocol import Availability, DeviceStatus, EngineSpec, Failed, Loaded, RunMetrics, Target
 from ui import format as fmt
 from ui.chat.conversations import PastRun, TalkTurn
 from ui.chat.run_view import RunView
@@ -14,7 +14,15 @@ from ui.chat.turns import TurnError
 from ui.compare.actions import read_attachment, settings_from, with_attachment
 from ui.compare.browser_tab import panels_from_json, panels_to_json
 from ui.compare.offer import Offer, ignored_settings, sharing_panels
-from ui.compare.panel_html import Naming, PanelState, exchange, failure_card, head, numbers_line
+from ui.compare.panel_html import (
+    Naming,
+    PanelState,
+    exchange,
+    failure_card,
+    head,
+    numbers_line,
+    tuning_line,
+)
 from ui.compare.summary_html import (
     agreement,
     chart,
@@ -353,3 +361,13 @@ def test_a_thought_is_folded_and_told_with_its_time_and_tokens():
     html = exchange(TalkTurn("t", "2 + 2?", "together"), PastRun(1, target, "r", growing), growing, NAMING)
     assert "Thinking… 3.0 s" in html
     assert len(html) < 6_000
+
+
+def test_a_tuned_lane_says_so_and_others_do_not():
+    def loaded(**details):
+        return Loaded(1.0, None, None, None, None, "CPU", {}, details)
+
+    view = RunView(1, Target("e", "CPU", "int4"), loaded=loaded(tuning={"threads": 2, "HINT": "<f32>"}))
+    assert tuning_line(view) == '<p class="note">Tuned: HINT=&lt;f32&gt;, threads=2</p>'
+    assert tuning_line(RunView(1, Target("e", "CPU", "int4"), loaded=loaded(threads=2))) == ""
+    assert tuning_line(RunView(1, Target("e", "CPU", "int4"))) == ""
