@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from engines import ENGINES
 from engines.protocol import Availability, DeviceStatus, EngineSpec
+from engines.telemetry.sights import Sight
 
 _WIDTH = 100
 
@@ -20,12 +22,14 @@ def doctor_document(
     availability: Mapping[str, Availability],
     facts: Mapping[str, Any],
     specs: Sequence[EngineSpec] = ENGINES,
+    seen: Sequence[Sight] = (),
 ) -> dict[str, Any]:
-    """One JSON-ready document: `machine` and `engines`."""
+    """One JSON-ready document: `machine`, `engines`, and `readings`: what can be seen while something runs."""
     titles = {spec.name: spec for spec in specs}
     return {
         "machine": dict(facts),
         "engines": [_engine(name, found, titles.get(name)) for name, found in availability.items()],
+        "readings": [asdict(sight) for sight in seen],
     }
 
 
@@ -33,6 +37,7 @@ def doctor_text(
     availability: Mapping[str, Availability],
     facts: Mapping[str, Any],
     specs: Sequence[EngineSpec] = ENGINES,
+    seen: Sequence[Sight] = (),
 ) -> str:
     """The same for people."""
     lines = ["This machine", *(f"  {line}" for line in machine_lines(facts))]
@@ -50,6 +55,11 @@ def doctor_text(
             lines += _device_lines(status)
         if spec and spec.advice:
             lines += _wrapped(f"Note: {spec.advice}")
+    lines += ["", "What can be seen while something runs"] if seen else []
+    for sight in seen:
+        text = f"{'yes' if sight.ok else 'no '}  {sight.name} ({sight.source})"
+        lines += _wrapped(text if sight.ok else f"{text}: {sight.reason}", "     ")
+        lines += _wrapped(f"     → {sight.remedy}", "       ") if sight.remedy and not sight.ok else []
     return "\n".join(lines)
 
 

@@ -142,7 +142,7 @@ def taken(
         window_s,
         max(ours_s, 0.0),
         min(max(listed_s, counted_s, 0.0), most_s),
-        _by_name({**before.processes, **after.processes}, others),
+        _by_name(before, after, others),
         _swapped(before, after),
     )
 
@@ -151,33 +151,36 @@ def _grown(before: Snapshot, after: Snapshot, pid: int) -> float:
     now, old = after.processes.get(pid), before.processes.get(pid)
     if now is None:
         # Where the system adds an ended child's whole time to its parent, what it used before must come off again.
-        adopted = old is not None and sys.platform == "linux" and _handed_up(before, after, old)
-        return -old.cpu_s if old is not None and adopted else 0.0
+        return -old.cpu_s if old is not None and _was_added(before, after, old) else 0.0
     if old is None or old.started != now.started:
         return now.cpu_s  # new since: all it has used was used meanwhile
     return max(0.0, now.cpu_s - old.cpu_s)
 
 
-def _handed_up(before: Snapshot, after: Snapshot, ended: Used) -> bool:
-    """Whether somebody who still lives got an ended process's time: its parent, or whoever waited for that one."""
-    seen = set()
-    parent: int | None = ended.parent
-    while parent is not None and parent not in seen:
-        if parent in after.processes:
-            return True
-        seen.add(parent)
-        above = before.processes.get(parent)
-        parent = above.parent if above is not None else None
-    return False
+def _was_added(before: Snapshot, after: Snapshot, ended: Used) -> bool:
+    """Whether an ancestor that still runs has got an ended process's time, be it through others that ended too."""
+    if sys.platform != "linux":
+        return False
+    parent = before.processes.get(ended.parent)
+    if parent is None:
+        return False
+    now = after.processes.get(parent.pid)
+    if now is not None and now.started == parent.started:
+        return True
+    return _was_added(before, after, parent)
 
 
 def _by_name(
-    known: Mapping[int, Used], seconds: Mapping[int, float], most: int = 5
+    before: Snapshot, after: Snapshot, pids: Iterable[int], most: int = 5
 ) -> tuple[tuple[str, float], ...]:
+    """Who took most: by each process's own time, since a child's goes to a parent of another name when it ends."""
     summed: dict[str, float] = {}
-    for pid, used_s in seconds.items():
-        name = known[pid].name
-        summed[name] = summed.get(name, 0.0) + used_s
+    for pid in pids:
+        now, old = after.processes.get(pid), before.processes.get(pid)
+        if now is None:
+            continue
+        earlier_s = old.own_s if old is not None and old.started == now.started else 0.0
+        summed[now.name] = summed.get(now.name, 0.0) + max(0.0, now.own_s - earlier_s)
     greedy = sorted(summed.items(), key=lambda pair: -pair[1])[:most]
     return tuple((name, round(used_s, 3)) for name, used_s in greedy if used_s > 0)
 
@@ -226,7 +229,10 @@ def _list_processes() -> dict[int, Used]:
     if sys.platform == "win32":
         from engines.telemetry.windows_processes import list_processes
 
-        return {listed[0]: Used(*listed) for listed in list_processes()}
+        return {
+            pid: Used(pid, parent, name, started, cpu_s, None, cpu_s)
+            for pid, parent, name, started, cpu_s in list_processes()
+        }
     return _own_processes()
 
 

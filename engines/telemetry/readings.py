@@ -56,7 +56,7 @@ class SystemReadings:
         except (OSError, RuntimeError):
             pass
         if now - self._slow_at >= SLOW_S:
-            self._slow, self._slow_at = tuple(_slow_readings()), now
+            self._slow, self._slow_at = tuple(slow_readings()), now
         return [*found, *self._slow]
 
     def _processor(self) -> list[Reading]:
@@ -110,7 +110,7 @@ def _idle(times: object) -> float:
     return float(getattr(times, "idle", 0.0)) + float(getattr(times, "iowait", 0.0))
 
 
-def _slow_readings() -> Iterable[Reading]:
+def slow_readings() -> Iterable[Reading]:
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     if battery is not None:
         yield Reading("battery", battery.percent / 100, "share", "psutil")

@@ -3,6 +3,7 @@
 import json
 
 from engines.protocol import Availability, DeviceStatus
+from engines.telemetry.sights import Sight
 from ui.doctor import doctor_document, doctor_text
 
 FACTS = {"processor": "A processor", "physical_cores": 4, "logical_cores": 8, "memory_bytes": 16_000_000_000}
@@ -46,3 +47,12 @@ def test_the_text_says_the_same():
     for part in ("No NPU.", "→ Install the driver.", "It is not set up yet.", "prefer OpenVINO GenAI"):
         assert part in text
     assert max(len(line) for line in text.splitlines()) <= 118
+
+
+def test_what_can_be_seen_is_told_too():
+    seen = (Sight("Processor", True, "psutil"), Sight("NPU", False, "sysfs", "There is none.", "Buy one."))
+    assert doctor_document(ANSWERS, FACTS, seen=seen)["readings"][1]["remedy"] == "Buy one."
+    text = doctor_text(ANSWERS, FACTS, seen=seen)
+    assert "yes  Processor (psutil)" in text
+    assert "no   NPU (sysfs): There is none." in text
+    assert "→ Buy one." in text

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from engines.hardware import machine_facts
+from engines.telemetry.sights import sights
 from ui import doctor
 from ui.arena import OpenArena
 
@@ -16,9 +17,9 @@ def _show(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
     with open_arena(arguments) as arena:
         availability, facts = arena.manager.availability(), machine_facts()
         if arguments.json:
-            print(json.dumps(doctor.doctor_document(availability, facts), indent=2))
+            print(json.dumps(doctor.doctor_document(availability, facts, seen=sights()), indent=2))
         else:
-            print(doctor.doctor_text(availability, facts))
+            print(doctor.doctor_text(availability, facts, seen=sights()))
     return 0
 
 

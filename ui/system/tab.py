@@ -6,7 +6,8 @@ of its own; the page is filled when the answers are there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -15,6 +16,7 @@ from engines import ENGINES
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.protocol import Availability, DeviceStatus, EngineSpec
+from engines.telemetry.sights import Sight, sights
 from ui.doctor import machine_lines, versions_text
 from ui.format import elapsed, percent, seconds, size, text
 from ui.system.background import SetUpView, SystemWork
@@ -23,6 +25,7 @@ from ui.system.servers import Servers
 
 _POLL_S = 1.0
 _SET_UP_LABELS = {"ready": "Check and repair", "broken": "Repair", "outdated": "Rebuild"}
+_YES, _NO = '<span class="yes">● yes</span>', '<span class="no">○ no</span>'
 _STATES = {
     "ready": ("ready", "ready"),
     "missing": ("", "not set up"),
@@ -43,6 +46,7 @@ def build(manager: Any, environments: Environments, doors: Doors | None = None) 
         gr.HTML(
             '<h3>Live</h3><div class="slot" data-slot="strip"></div>', js_on_load=None, elem_id="system-strip"
         )
+        seen = gr.HTML(elem_id="system-seen")
         gr.HTML("<h2>Engines</h2>")
         with gr.Row(elem_classes="bar"):
             refresh = gr.Button("Ask again", size="md", elem_id="system-refresh", scale=0, min_width=110)
@@ -89,6 +93,7 @@ def build(manager: Any, environments: Environments, doors: Doors | None = None) 
         answers, asking, trouble = work.answers()
         return [
             machine_html(machine_facts()),
+            _seen_once(),
             engines_html(answers, asking, trouble),
             *(environment_html(view) for view in views),
             *(
@@ -124,7 +129,7 @@ def build(manager: Any, environments: Environments, doors: Doors | None = None) 
 
         return handler
 
-    outputs = [machine, engines, *cards, *starts, *cancels, *logs, refresh, timer]
+    outputs = [machine, seen, engines, *cards, *starts, *cancels, *logs, refresh, timer]
     options = {"outputs": outputs, "show_progress": "hidden", "queue": False}
     timer.tick(show, **options)
     refresh.click(ask_again, **options)
@@ -146,6 +151,28 @@ def machine_html(facts: Mapping[str, Any]) -> str:
     """What this machine is, as a short list."""
     items = "".join(f"<li>{text(line)}</li>" for line in machine_lines(facts))
     return f'<ul class="machine">{items}</ul>'
+
+
+@functools.cache
+def _seen_once() -> str:
+    """Drivers are asked for it, so once is enough."""
+    return sights_html(sights())
+
+
+def sights_html(seen: Sequence[Sight]) -> str:
+    """What can be seen of this machine while something runs, and for the rest why not and what to do."""
+    missing = sum(not sight.ok for sight in seen)
+    rows = "".join(
+        f'<tr><th scope="row">{text(sight.name)}</th>'
+        f"<td>{_YES if sight.ok else _NO}</td><td>{text(sight.source if sight.ok else sight.reason or '')}"
+        f"{'' if sight.ok else _remedy(sight.remedy)}</td></tr>"
+        for sight in seen
+    )
+    return (
+        f"<details class='sights'><summary>What can be seen here: {len(seen) - missing} of {len(seen)} kinds of "
+        f"readings</summary><table><caption class='sr'>Kinds of readings</caption><thead class='sr'><tr><th>Reading"
+        f"</th><th>State</th><th>Details</th></tr></thead><tbody>{rows}</tbody></table></details>"
+    )
 
 
 def engines_html(answers: Mapping[str, Availability] | None, asking: bool, trouble: str | None) -> str:
@@ -185,7 +212,7 @@ def _engine_card(name: str, found: Availability, spec: EngineSpec | None) -> str
 
 
 def _device_row(status: DeviceStatus) -> str:
-    state = '<span class="yes">● yes</span>' if status.ok else '<span class="no">○ no</span>'
+    state = _YES if status.ok else _NO
     details = (
         text(status.title or "") if status.ok else f"{text(status.reason or '')}{_remedy(status.remedy)}"
     )

