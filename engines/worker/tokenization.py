@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ KEPT_FOLDER = "tokenizers"
 _FORMAT = 1
 _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("config.json", "chat_template.jinja", "chat_template.json"),
+    *("config.json", "genai_config.json", "chat_template.jinja", "chat_template.json"),
 )
 _TEMPLATES = "additional_chat_templates"
 _PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -83,13 +84,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _kept(folder: Path, kept: Path | None) -> Tokenization | None:
     """What transformers makes of the folder, from what was kept of it if possible; None where it cannot read it."""
+    content = _content_hash(folder)
+    if kept is not None and (found := _newest_kept(kept, content)) is not None:
+        return found
     try:
-        path = kept / f"{_content_hash(folder)}.json" if kept else None
+        path = kept / f"{content}-{metadata.version('transformers')}.json" if kept else None
     except metadata.PackageNotFoundError:
         return None
-    if path is not None and path.is_file():
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return _from_record(json.loads(path.read_text(encoding="utf-8")))
     try:
         record = _ask_transformers(folder)
     except Exception as error:  # noqa: BLE001 - remote code, an unknown class, a missing package: whatever it is
@@ -104,10 +105,38 @@ def _kept(folder: Path, kept: Path | None) -> Tokenization | None:
     return _from_record(record)
 
 
-def _ask_transformers(folder: Path) -> dict[str, Any]:
-    from transformers import AutoTokenizer
+def _newest_kept(kept: Path, content: str) -> Tokenization | None:
+    """What the newest transformers made of it, so that engines with an old one get the same prompts as the others.
 
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    One that was here before and is newer than this environment's counts, an older one does not.
+    """
+    try:
+        here = _version_key(metadata.version("transformers"))
+    except metadata.PackageNotFoundError:
+        here = ()
+    found = {_version_key(path.stem.partition("-")[2]): path for path in kept.glob(f"{content}-*.json")}
+    newest = max(found, default=())
+    if not found or newest < here:
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return _from_record(json.loads(found[newest].read_text(encoding="utf-8")))
+    return None
+
+
+def _version_key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def _ask_transformers(folder: Path) -> dict[str, Any]:
+    from transformers import AutoConfig, AutoTokenizer
+
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    architecture = _architecture(folder)
+    if architecture and not (folder / "config.json").is_file():
+        # Which tokenizer a folder gets depends on its architecture, too.
+        with contextlib.suppress(ValueError, KeyError):
+            options["config"] = AutoConfig.for_model(architecture)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = _chosen(template)
@@ -130,10 +159,8 @@ def _from_record(record: Mapping[str, Any]) -> Tokenization:
 
 
 def _content_hash(folder: Path) -> str:
-    """Of all that decides; raises PackageNotFoundError where transformers is not installed."""
-    digest = hashlib.sha256(
-        f"{_FORMAT} {metadata.version('transformers')} {metadata.version('tokenizers')}".encode()
-    )
+    """Of all that decides, but for the version of transformers."""
+    digest = hashlib.sha256(f"{_FORMAT}".encode())
     for path in (*(folder / name for name in _FILES), *sorted((folder / _TEMPLATES).glob("*.jinja"))):
         if path.is_file():
             content = path.read_bytes()
@@ -171,8 +198,8 @@ def _as_it_is(folder: Path) -> Tokenization:
 
 def _is_plain(folder: Path) -> bool:
     """Whether transformers would take tokenizer.json as it is, and nothing else would change it."""
-    config, model = read_json(folder / "tokenizer_config.json"), read_json(folder / "config.json")
-    class_name, architecture = config.get("tokenizer_class"), model.get("model_type")
+    config = read_json(folder / "tokenizer_config.json")
+    class_name, architecture = config.get("tokenizer_class"), _architecture(folder)
     plain_class = class_name in _PLAIN_CLASSES or (class_name and architecture in _PLAIN_ARCHITECTURES)
     if not (plain_class and architecture) or "auto_map" in config or "fix_mistral_regex" in config:
         return False
@@ -191,6 +218,15 @@ def _is_plain(folder: Path) -> bool:
     spellings = {token["content"] for token in there.values()}
     values = [value for value in (*named.values(), *extra) if value is not None]
     return all(_as_text(value) in spellings for value in values)
+
+
+def _architecture(folder: Path) -> str | None:
+    """As the folder states it: in its config.json, or where ONNX Runtime's model builder writes it."""
+    stated = read_json(folder / "config.json").get("model_type")
+    if stated is None:
+        model = read_json(folder / "genai_config.json").get("model")
+        stated = model.get("type") if isinstance(model, dict) else None
+    return stated if isinstance(stated, str) else None
 
 
 def _same_token(there: Mapping[str, Any] | None, declared: Mapping[str, Any]) -> bool:

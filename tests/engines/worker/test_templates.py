@@ -241,6 +241,38 @@ def test_a_base_model_gets_its_tokenizers_default_encoding(tmp_path, which):
         assert encoder.encode([Message("user", "Hi")])[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("architecture", "class_name"),
+    [("phi3", "LlamaTokenizer"), ("mistral", "LlamaTokenizer"), ("llama", "LlamaTokenizer")],
+)
+def test_a_folder_of_the_model_builder_gets_the_tokens_of_the_original(tmp_path, architecture, class_name):
+    original = folder_with(tmp_path / "original", SAYS, tokenizer_class=class_name)
+    _model_type(original, architecture)
+    built = folder_with(tmp_path / "built", SAYS, tokenizer_class=class_name)
+    (built / "config.json").unlink()
+    (built / "genai_config.json").write_text(json.dumps({"model": {"type": architecture}}))
+    for text in TEXTS:
+        expected = theirs(original).apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=False
+        )
+        assert PromptEncoder(original).encode([Message("user", text)]) == expected
+        assert PromptEncoder(built).encode([Message("user", text)]) == expected
+
+
+@pytest.mark.parametrize(("version", "asked"), [("99.1", False), ("4.57.6", True)])
+def test_a_newer_transformers_reading_is_taken_an_older_one_is_not(tmp_path, monkeypatch, version, asked):
+    folder, kept = folder_with(tmp_path / "m", SAYS, tokenizer_class="LlamaTokenizer"), tmp_path / "kept"
+    _model_type(folder, "llama")
+    PromptEncoder(folder, kept)
+    (made,) = kept.iterdir()
+    made.rename(kept / f"{made.stem.partition('-')[0]}-{version}.json")
+    calls = []
+    ask = tokenization._ask_transformers
+    monkeypatch.setattr(tokenization, "_ask_transformers", lambda folder: calls.append(folder) or ask(folder))
+    PromptEncoder(folder, kept)
+    assert bool(calls) == asked
+
+
 def test_a_template_in_the_processors_file_is_found(tmp_path):
     folder = folder_with(tmp_path / "m")
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": "P {{ messages[0].content }}"}))
