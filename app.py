@@ -159,7 +159,7 @@ def serve(arguments: argparse.Namespace) -> int:
         visitors = Visitors(door, arena.store, arena.turns)
         parts = (arena.manager, arena.store, arena.turns, arena.library)
         doors = _doors(arena)
-        page = build_page(*parts, arena.environments, (sharing, visitors), doors)
+        page = build_page(*parts, arena.environments, (sharing, visitors), doors, arena.desk)
         visitors_page = build_visitor_page(*parts, visitors, lambda: machine_name(arena.store))
         page.launch(
             server_name=arguments.host,

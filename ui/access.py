@@ -64,7 +64,7 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
         "Compare._toggle_sets Compare._save_set Compare._delete_set Compare._use_set Compare._vote Compare._settle "
         "Compare._difference Compare._first_run Compare._dismiss Compare._load Compare._probe Compare._welcome "
         "Compare._come_back Compare._unload Compare.open_conversation Compare._chooser.<locals>.choose "
-        "Compare._doing.<locals>.do "
+        "Compare._doing.<locals>.do Compare.use_lane "
         "Compare._relaying.<locals>.do Compare._log_shower.<locals>.show Compare._wire_prompt.<locals>.<lambda> "
         "_rpc.<locals>.changes",
     },
@@ -81,6 +81,10 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     },
     "ui.models.background": {OWNER: "ModelWork.stop"},
     "engines.models.library": {OWNER: "ModelLibrary.latest_log"},
+    "ui.measure.tab": {
+        OWNER: "_Tab._open _Tab._lanes_of _Tab._said _Tab._all _Tab._none _Tab._take_suite _Tab._start _Tab._compare "
+        "_Tab._comparable _Tab._save _Tab._import _with_event.<locals>.handler _rpc.<locals>.changes",
+    },
     "ui.system.tab": {
         OWNER: "build.<locals>.show build.<locals>.show_anew build.<locals>.ask_again "
         "build.<locals>.start.<locals>.handler build.<locals>.cancel.<locals>.handler",

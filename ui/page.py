@@ -7,14 +7,18 @@ import os
 import gradio as gr
 
 from engines.environments.environments import Environments
+from engines.hardware import machine_facts
 from engines.models.library import ModelLibrary
 from engines.runtime.manager import EngineManager
+from storage.measurements import Measurements
 from storage.store import Store
 from ui.access import authorise
 from ui.chat.turns import Turns
 from ui.compare import tab as compare
 from ui.history import tab as history_tab
 from ui.history import trends_tab
+from ui.measure import tab as measure_tab
+from ui.measure.desk import Desk
 from ui.models import tab as models_tab
 from ui.share.owner_panel import OwnerPanel
 from ui.share.sharing import Sharing
@@ -37,12 +41,14 @@ def build(
     environments: Environments,
     sharing: tuple[Sharing, Visitors] | None = None,
     doors: Doors | None = None,
+    desk: Desk | None = None,
 ) -> gr.Blocks:
     """The whole page. Serve it with `demo.launch(**launch_options())`.
 
     `sharing`: what the Share button works with; without it there is none. `doors`: other people's servers and the
-    API, where the app has them.
+    API, where the app has them. `desk`: what runs measurements; None for one of the page's own.
     """
+    desk = desk or Desk(manager, Measurements(store), machine_facts)
     # Gradio would put every event into a pandas frame, for a monitoring page that is switched off.
     os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000000000")
     # Copies of exported and attached files, which Gradio makes to serve them, go after a day.
@@ -58,6 +64,8 @@ def build(
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
                 page = compare.build(manager, store, turns, library)
+            with gr.Tab("Measure", id="measure-tab"):
+                measured = measure_tab.build(desk, store, library)
             with gr.Tab("History", id="history"):
                 history = history_tab.build(store, turns)
             with gr.Tab("Trends", id="trends"):
@@ -71,6 +79,7 @@ def build(
             panel.wire(share)
         opened = page.wire_open(history.open_in_compare)
         opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
+        page.wire_use(measured.used)
     authorise(demo)
     _poll_calmly(demo)
     return demo

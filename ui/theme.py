@@ -145,7 +145,7 @@ def launch_options(
     look: dict[str, Any] = {
         "theme": theme(),
         "css_paths": [
-            ASSETS / name for name in ("page.css", "compare.css", "history.css", "system.css", "share.css")
+            ASSETS / f"{name}.css" for name in ("page", "compare", "history", "system", "share", "measure")
         ],
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
         "favicon_path": ASSETS / "favicon.png",

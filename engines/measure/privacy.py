@@ -25,6 +25,8 @@ _PATH = re.compile(
 )
 """An absolute path of any system with a folder in it; `openvino-genai/CPU/int4` and `org/model` are none."""
 NAMES = ("name", "host", "hostname", "node", "user")
+PROGRAMS = "other_programs"
+"""In the environment: what else the person had running."""
 OWN = "own"
 
 
@@ -32,8 +34,9 @@ def without_private(measurement: Measurement) -> Measurement:
     """The measurement as it may be published; what it says about speed is untouched."""
     suite, names = _suite(measurement.suite)
     machine = {key: value for key, value in measurement.machine.items() if key not in NAMES}
+    environment = {key: value for key, value in measurement.environment.items() if key != PROGRAMS}
     lanes = tuple(_lane(result, names) for result in measurement.lanes)
-    bare = replace(measurement, suite=suite, machine=machine, lanes=lanes)
+    bare = replace(measurement, suite=suite, machine=machine, environment=environment, lanes=lanes)
     models = {measurement.model, *(result.lane.target.model for result in measurement.lanes)}
     folders = {model: last_part(model) for model in models if _is_path(model)}
     return _clean(bare, {**folders, str(Path.home()): "~"})

@@ -6,7 +6,7 @@ from tests.helpers.worlds import ECHO
 from tests.ui.accessibility import serious
 from ui.chat.settings import Settings
 
-TABS = ("Compare", "History", "Trends", "Models", "System")
+TABS = ("Compare", "Measure", "History", "Trends", "Models", "System")
 
 
 def open_tab(page, name: str) -> None:

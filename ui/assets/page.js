@@ -237,7 +237,46 @@
     take();
   }
 
-  window.backendArena = { ask, attach, sending, shown };
+  /* --- a tab that is painted like the Compare tab, only calmly: once a second while something runs ---
+     The server keeps nothing for it: it is told what the tab looks at, and the mark of each slot that it has. Buttons
+     in its slots say what they do in data-act. */
+  const CALM_MS = 1000;
+
+  function attend(tab, props, functions, trigger, watch) {
+    let marks = {}, underway = false, again = false, timer = null;
+    const place = () => document.getElementById(tab);
+    async function round() {
+      clearTimeout(timer);
+      if (underway) { again = true; return; }
+      underway = true;
+      again = false;
+      let running = false;
+      try {
+        if (!document.hidden && place()?.offsetParent) {
+          const answer = await functions.changes({ value: props.value, marks });
+          running = answer.running;
+          Object.assign(slots, answer.slots);
+          Object.assign(marks, answer.marks);
+          drawAll();
+        }
+      } catch { marks = {}; }
+      underway = false;
+      timer = setTimeout(round, again ? 0 : running ? CALM_MS : IDLE_MS);
+    }
+    watch("value", round);
+    document.addEventListener("visibilitychange", round);
+    const onScreen = place();
+    if (onScreen) {
+      new IntersectionObserver((seen) => { if (seen.some((each) => each.isIntersecting)) round(); }).observe(onScreen);
+      onScreen.addEventListener("click", (event) => {
+        const button = event.target.closest("[data-act]");
+        if (button) trigger("click", { act: button.dataset.act, value: button.dataset.value });
+      });
+    }
+    round();
+  }
+
+  window.backendArena = { ask, attach, attend, sending, shown };
   setInterval(() => { if (!document.hidden) ask(); }, IDLE_MS);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
 

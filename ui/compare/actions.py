@@ -271,10 +271,16 @@ class Actions:
     # --- panels ----------------------------------------------------------------------------------------
 
     def choose(self, page: Page, panel: int, engine: str, device: str, precision: str, model: str) -> Target:
-        """Set a panel's target; a reply that runs in it goes on, the next prompt uses the new one."""
-        page.targets[panel] = self._desk.offer().settle(
-            engine or "", device or "", precision or "", entered(model or "")
-        )
+        """Set a panel's target; a reply that runs in it goes on, the next prompt uses the new one.
+
+        Another model in the first panel brings the lane that was chosen for that model on the Measure tab.
+        """
+        before, offer = page.targets[panel], self._desk.offer()
+        target = offer.settle(engine or "", device or "", precision or "", entered(model or ""))
+        if target.model != before.model and panel == page.shown[0]:
+            chosen = self._desk.preferred(target.model)
+            target = chosen if chosen and not offer.trouble(chosen) else target
+        page.targets[panel] = target
         self.keep_panels(page)
         return page.targets[panel]
 

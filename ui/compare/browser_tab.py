@@ -14,8 +14,9 @@ from typing import Any
 
 import gradio as gr
 
-from engines.protocol import Target
+from engines.protocol import DEMO_MODEL, ProtocolError, Target
 from engines.runtime.manager import EngineManager, TargetState
+from storage.measurements import Measurements
 from storage.store import Store, StoreError
 from ui.chat.conversations import Talk, Talks
 from ui.chat.turns import PANELS
@@ -123,8 +124,23 @@ class Desk:
     def fresh_page(self) -> Page:
         offer = self.offer()
         saved = panels_from_json(self.setting("compare.panels"), offer)
-        shown = saved or dict(enumerate(offer.default_targets(), start=1))
+        shown = saved or dict(enumerate(self._first_targets(offer), start=1))
         return Page(fill_up(shown, offer), sorted(shown) or [1])
+
+    def _first_targets(self, offer: Offer) -> list[Target]:
+        """One panel per engine; the lane that was chosen for the bundled model (Measure, “Use it”) first."""
+        targets, chosen = list(offer.default_targets()), self.preferred(DEMO_MODEL)
+        if chosen is None or offer.trouble(chosen):
+            return targets
+        return [chosen, *(target for target in targets if target.engine != chosen.engine)]
+
+    def preferred(self, model: str) -> Target | None:
+        """The lane that a person made this model's first panel on the Measure tab."""
+        try:
+            spelling = Measurements(self.store).preferred(model)
+            return Target.parse(spelling, model) if spelling else None
+        except (StoreError, ProtocolError):
+            return None
 
     def model_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the models a panel can be set to; any other Hugging Face id or folder may be typed."""

@@ -212,6 +212,17 @@ class Compare:
             )
         )
 
+    def use_lane(self, lane: list[str] | None, request: gr.Request) -> list[Any]:
+        """For the Measure tab: a lane as the first panel, here and on every later start."""
+        page = self.desk.page(request)
+        if lane:
+            self.actions.choose(page, page.shown[0], *lane)
+        return self._layout(page)
+
+    def wire_use(self, lane: gr.State) -> Any:
+        """Make a lane the first panel whenever `lane` changes; returns the event after it is shown."""
+        return self._then_show(lane.change(self.use_lane, lane, self._layout_outputs(), **_QUIET))
+
     # --- prompt ----------------------------------------------------------------------------------------
 
     def _wire_prompt(self) -> None:

@@ -233,7 +233,8 @@ def _chart(
     caption: str,
     marks: Sequence[float] = (),
 ) -> str:
-    drawn = "".join(_curve(line, x, y) for line in lines)
+    ends = _ends(lines, x, y)
+    drawn = "".join(_curve(line, x, y, ends.get(line.lane.number, (0.0, 0.0))) for line in lines)
     crossed = "".join(
         f'<line class="ms-mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
         for mark in marks
@@ -270,7 +271,23 @@ def _short(value: float) -> str:
     return f"{value / 1024:g}k" if value >= 1024 and value % 1024 == 0 else f"{value:g}"
 
 
-def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _ends(
+    lines: Sequence[Line], x: Callable[[float], float], y: Callable[[float], float]
+) -> dict[int, tuple[float, float]]:
+    """Lane -> where its number stands: at the end of its line, moved down where it would cover another's."""
+    placed: dict[int, tuple[float, float]] = {}
+    for line in sorted((each for each in lines if each.points), key=lambda each: y(each.points[-1][1])):
+        at_x, at_y = x(line.points[-1][0]), y(line.points[-1][1])
+        for other_x, other_y in placed.values():
+            if abs(other_x - at_x) < 16 and abs(other_y - at_y) < 16:
+                at_y = other_y + 16
+        placed[line.lane.number] = (at_x, at_y)
+    return placed
+
+
+def _curve(
+    line: Line, x: Callable[[float], float], y: Callable[[float], float], end: tuple[float, float]
+) -> str:
     colour = line.lane.colour
     failed = "".join(
         f'<text class="ms-failed" x="{x(depth):.1f}" y="{HEIGHT - BOTTOM - 4 - 12 * (line.lane.number % 3)}" '
@@ -285,7 +302,7 @@ def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float])
         upper = [f"{x(a):.1f},{y(high):.1f}" for a, _, high in line.band]
         lower = [f"{x(a):.1f},{y(low):.1f}" for a, low, _ in reversed(line.band)]
         band = f'<polygon class="ms-band {colour}" points="{" ".join(upper + lower)}"/>'
-    end_x, end_y = x(line.points[-1][0]), y(line.points[-1][1])
+    end_x, end_y = end
     return (
         f'{band}<polyline class="ms-curve {colour}" points="{path}"/>'
         f'<circle class="ms-end {colour}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="8"/>'

@@ -44,7 +44,7 @@ def report(measurement: Measurement, *, beside: Sequence[Measurement] = (), priv
             parts.fingerprint(board),
             parts.contract(board),
             _definitions(),
-            _notes(board),
+            parts.notes(board),
             _repeats(board),
         )
     )
@@ -82,12 +82,6 @@ def _definitions() -> str:
     return parts.section(
         "How the figures are made", parts.table("Definitions", ("Figure", "From"), rows, "ms-words")
     )
-
-
-def _notes(board: Board) -> str:
-    items = "".join(f"<li>{fmt.text(note)}</li>" for note in board.measurement.notes)
-    noted = f'<ul class="ms-list">{items}</ul>' if items else ""
-    return parts.section("Notes", noted + parts.disturbances(board))
 
 
 def _repeats(board: Board) -> str:

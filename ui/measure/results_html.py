@@ -425,6 +425,7 @@ def quality(board: Board) -> str:
     rows = []
     for lane, gate in found:
         why = "".join(f'<p class="ms-why">{fmt.text(reason)}</p>' for reason in gate.reasons)
+        why += "".join(f'<p class="ms-ci ms-told">{fmt.text(note)}</p>' for note in gate.notes)
         cells = (
             '<span class="ms-good">passed</span>' if gate.passed else '<span class="ms-bad">failed</span>',
             f"{gate.instructions_passed} of {gate.instructions_total}",
@@ -511,6 +512,11 @@ _ENVIRONMENT: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "clock_mhz": ("Clock", lambda v: f"{v:,.0f} MHz"),
     "bandwidth": ("Memory reads", lambda v: _bandwidth(v)),
     "energy": ("Energy from", str),
+    "other_programs": ("Busiest other programs before", lambda v: ", ".join(map(str, v)) or "none"),
+    "disturbing_cores": ("A repeat is disturbed from", lambda v: f"{v:.2f} cores of other programs"),
+    "idle_w": ("Power at rest", lambda v: f"{v:.1f} W"),
+    "keep_loaded": ("Other lanes in memory meanwhile", lambda v: "yes" if v else "no"),
+    "cooldown_s": ("Pause after each step", lambda v: f"{v:g} s"),
     "python": ("Python", str),
 }
 
@@ -541,10 +547,12 @@ def _bandwidth(value: Any) -> str:
 
 
 def _placement(found: Mapping[str, Any] | None) -> str:
+    """`proven: CPU`: whether the lane was seen at work where its library says it is."""
     if not found:
         return fmt.MISSING
-    plain = {k: v for k, v in found.items() if isinstance(v, (str, int, float)) and not isinstance(v, bool)}
-    return str(found.get("summary") or ", ".join(f"{k} {v}" for k, v in plain.items())) or fmt.MISSING
+    where = found.get("observed") or found.get("claimed")
+    said = [str(part) for part in (found.get("badge"), where) if part]
+    return str(found.get("summary") or ": ".join(said) or fmt.MISSING)
 
 
 def contract(board: Board) -> str:
@@ -576,6 +584,13 @@ def prompt_hashes(board: Board) -> str:
         return ""
     inner = table("Prompts", ("Case", "Token ids", "SHA-256, repeat by repeat"), rows, "ms-words")
     return f"<details><summary>Prompts: the hashes of their token ids</summary>{inner}</details>"
+
+
+def notes(board: Board) -> str:
+    """What was noticed on the way, and every repeat that does not count because of other load."""
+    items = "".join(f"<li>{fmt.text(note)}</li>" for note in board.measurement.notes)
+    noted = f'<ul class="ms-list">{items}</ul>' if items else ""
+    return section("Notes", noted + disturbances(board))
 
 
 def disturbances(board: Board) -> str:

@@ -6,38 +6,48 @@ differs in machine and packages is listed. What only one of them has is named, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from engines.measure.comparison import Comparison, compare
 from engines.measure.records import HIGHER_IS_BETTER, Case, Figure, Measurement
 from engines.measure.spread import apart, case_figures
 from ui import format as fmt
-from ui.doctor import machine_lines
-from ui.measure.board import METRIC, Board, Column, Metric, ShownLane, case_line
+from ui.measure.board import METRIC, Board, Column, Metric, case_line
 from ui.measure.results_html import section, table
 
 SHOWN = ("decode_tok_s", "ttft_s", "answer_s")
 
 
 def side_by_side(measurement: Measurement, other: Measurement) -> str:
-    """A section: this measurement's lanes against the other's."""
+    """A section: what changed from the other to this measurement, and the figures of both, lane by lane."""
     board = Board(measurement)
     tables = "".join(_case(board, other, case, found) for case, found in _matched_cases(measurement, other))
-    note = (
-        ""
-        if tables
-        else "No case has the same prompt and reply lengths in both, so no figure can be set beside."
-    )
-    contract = (
-        ""
-        if measurement.contract == other.contract
-        else f'<p class="ms-why">Contracts differ ({fmt.text(measurement.contract)} and '
-        f"{fmt.text(other.contract)}): the figures are not comparable.</p>"
-    )
-    return section(
-        f"Beside {fmt.text(label(other))}",
-        contract + _differences(board, other) + tables + _unmatched(board, other),
-        note,
+    note = "" if tables else "No case has the same lengths in both, so no figure can be set beside."
+    changed = _changed(compare(other, measurement))
+    return section(f"Beside {fmt.text(label(other))}", changed + tables, note)
+
+
+_LEVELS = {"alarm": ("ms-bad", "alarm"), "note": ("ms-warn", "slower"), "better": ("ms-good", "better")}
+
+
+def _changed(found: Comparison) -> str:
+    """The alarming first: what fails now, what became slower or faster, what differs around it."""
+    items = [f'<li class="ms-bad">{fmt.text(found.why_not)}</li>'] if found.why_not else []
+    items += [
+        f'<li><span class="ms-bad">alarm</span> fails now: {fmt.text(key)}</li>' for key in found.failed
+    ]
+    for level, (css, word) in _LEVELS.items():
+        items += [
+            f'<li><span class="{css}">{word}</span> {fmt.text(each.lane)}, {fmt.text(each.case)}: '
+            f"{METRIC[each.metric].title} {100 * each.change:+.0f} %</li>"
+            for each in found.differences
+            if each.level == level
+        ]
+    items += [f"<li>Only here: {fmt.text(key)}</li>" for key in found.new]
+    items += [f"<li>Only beside: {fmt.text(key)}</li>" for key in found.removed]
+    items += [f"<li>{fmt.text(change)}</li>" for change in found.changes]
+    return (
+        f'<ul class="ms-list">{"".join(items)}</ul>'
+        if items
+        else "<p>Nothing has changed beyond the intervals.</p>"
     )
 
 
@@ -100,35 +110,3 @@ def _change(mine: Figure | None, theirs: Figure | None, metric: Metric) -> str:
         return f'<span class="ms-soft">{text}</span>'
     better = (change > 0) == (metric.name in HIGHER_IS_BETTER)
     return f'<span class="{"ms-good" if better else "ms-bad"}">{text}</span>'
-
-
-def _differences(board: Board, other: Measurement) -> str:
-    mine, theirs = (", ".join(machine_lines(m.machine)) for m in (board.measurement, other))
-    items = [f"<li>Machine: {fmt.text(mine)}; beside: {fmt.text(theirs)}</li>"] if mine != theirs else []
-    items += [
-        f"<li>{lane.badge} {fmt.text(change)}</li>"
-        for lane in board.lanes
-        if (beside := other.lane(lane.key)) is not None
-        for change in _changed(lane, beside.versions)
-    ]
-    if board.measurement.model != other.model:
-        items.insert(
-            0, f"<li>Model: {fmt.text(board.measurement.model)}; beside: {fmt.text(other.model)}</li>"
-        )
-    return f'<ul class="ms-list">{"".join(items)}</ul>' if items else ""
-
-
-def _changed(lane: ShownLane, versions: Mapping[str, Any]) -> list[str]:
-    mine = lane.result.versions
-    return [
-        f"{name} {mine.get(name, 'absent')}; beside: {versions.get(name, 'absent')}"
-        for name in sorted({*mine, *versions})
-        if mine.get(name) != versions.get(name)
-    ]
-
-
-def _unmatched(board: Board, other: Measurement) -> str:
-    keys, theirs = {lane.key for lane in board.lanes}, {result.lane.key for result in other.measured}
-    only = [("Only here", sorted(keys - theirs)), ("Only beside", sorted(theirs - keys))]
-    items = "".join(f"<li>{word}: {fmt.text(', '.join(found))}</li>" for word, found in only if found)
-    return f'<ul class="ms-list">{items}</ul>' if items else ""

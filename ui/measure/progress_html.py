@@ -1,0 +1,158 @@
+"""The parts of the tab that change while a measurement runs: how far it is, what it left, the list of all.
+
+Buttons in here say what they do in `data-act` and with what in `data-value`; the tab's script hands that on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engines.measure.records import Watch
+from engines.measure.tuner import spelled
+from storage.measurements import Listed
+from ui import format as fmt
+from ui.measure.estimate import roughly
+from ui.measure.tuning import SECONDS, TuningView
+
+_STATES = {
+    "waiting": ("busy", "starting"),
+    "running": ("busy", "measuring"),
+    "pausing": ("loading", "pausing"),
+    "paused": ("loading", "paused"),
+    "stopping": ("loading", "stopping"),
+    "finished": ("ready", "finished"),
+    "stopped": ("loading", "stopped"),
+    "failed": ("failed", "failed"),
+}
+LEFT_SHOWN = 12
+
+
+def button(act: str, label: str, value: str = "", *, kind: str = "", describes: str = "") -> str:
+    """A button of the tab; `describes` is what a screen reader hears instead of a label that many buttons share."""
+    spoken = f' aria-label="{fmt.text(describes)}"' if describes else ""
+    return (
+        f'<button type="button" class="ms-button {kind}" data-act="{fmt.text(act)}" '
+        f'data-value="{fmt.text(value)}"{spoken}>{fmt.text(label)}</button>'
+    )
+
+
+def progress(watch: Watch) -> str:
+    """What runs now, what is left, how long, and what can be done about it."""
+    measurement = watch.measurement
+    share = watch.done / watch.total if watch.total else 0.0
+    facts = [f"{watch.done} of {fmt.counted(watch.total, 'step')} done"]
+    facts.append("time left not known yet" if watch.left_s is None else f"about {roughly(watch.left_s)} left")
+    if watch.tokens:
+        facts.append(f"{fmt.counted(watch.tokens, 'token')} of this reply")
+    now = "Paused: others may use the machine." if watch.state == "paused" else watch.now
+    return (
+        '<section class="card ms-progress" aria-label="Progress">'
+        f"{_head(watch)}"
+        f'<progress max="1" value="{share:.3f}" aria-label="Measurement"></progress>'
+        f'<p class="ms-now">{fmt.text(now)}</p><p class="ms-soft">{" · ".join(facts)}</p>'
+        f'<p class="ms-buttons">{_controls(watch.state)}</p>{_left(watch.left)}'
+        f"{_said(measurement.suite.note)}</section>"
+    )
+
+
+def _head(watch: Watch) -> str:
+    css, word = _STATES.get(watch.state, ("", watch.state))
+    name = f"{fmt.text(watch.measurement.suite.title)} · {fmt.text(watch.measurement.model)}"
+    return f'<header><h3>{name}</h3><span class="chip chip-{css}" role="status">{word}</span></header>'
+
+
+def _controls(state: str) -> str:
+    if state in ("paused", "pausing"):
+        return button("go-on", "Go on", kind="primary") + button("stop", "Stop and keep what is done")
+    if state == "stopping":
+        return ""
+    return button("pause", "Pause") + button("stop", "Stop and keep what is done")
+
+
+def _left(left: Sequence[str]) -> str:
+    if not left:
+        return ""
+    items = "".join(f"<li>{fmt.text(title)}</li>" for title in left[:LEFT_SHOWN])
+    more = f"<li>and {len(left) - LEFT_SHOWN} more</li>" if len(left) > LEFT_SHOWN else ""
+    title = f"Still to do: {fmt.counted(len(left), 'step')}"
+    return f"<details><summary>{title}</summary><ol>{items}{more}</ol></details>"
+
+
+def _said(note: str | None) -> str:
+    return f'<p class="ms-soft">{fmt.text(note)}</p>' if note else ""
+
+
+def ended(watch: Watch) -> str:
+    """How the last measurement ended; one that was stopped can go on."""
+    resume = button("resume", "Go on with it", watch.measurement.id, kind="primary") if watch.left else ""
+    left = f'<p class="ms-soft">{fmt.counted(len(watch.left), "step")} left undone.</p>' if watch.left else ""
+    return (
+        '<section class="card ms-progress" aria-label="Progress">'
+        f"{_head(watch)}"
+        f'{left}<p class="ms-buttons">{resume}</p>{_said(watch.measurement.suite.note)}</section>'
+    )
+
+
+# --- all measurements --------------------------------------------------------------------------------------
+
+
+def listed(rows: Sequence[Listed], shown: str, running: str | None) -> str:
+    """Every measurement with what can be done with it."""
+    if not rows:
+        return '<p class="hist-empty">No measurement yet. Choose lanes above and start one.</p>'
+    lines = "".join(_line(row, row.id == shown, row.id == running) for row in rows)
+    head = "".join(
+        f'<th scope="col">{title}</th>' for title in ("Started", "Model", "Suite", "State", "From")
+    )
+    return (
+        '<div class="ms-scroll" tabindex="0" role="group" aria-label="All measurements">'
+        '<table class="ms-table ms-words">'
+        f'<thead><tr>{head}<th scope="col"><span class="sr">Actions</span></th></tr></thead><tbody>{lines}</tbody>'
+        "</table></div>"
+    )
+
+
+def _line(row: Listed, shown: bool, running: bool) -> str:
+    when = row.created_at[:16].replace("T", " ")
+    name = f"{row.model}, {when}"
+    acts = [] if shown else [button("show", "Show", row.id, describes=f"Show {name}")]
+    if row.resumable and not running:
+        acts.append(button("resume", "Go on", row.id, describes=f"Go on with {name}"))
+    if not running:
+        acts.append(button("delete", "Delete", row.id, describes=f"Delete {name}"))
+    cells = (row.model, row.suite, "running" if running else row.status, row.imported_from or "this computer")
+    current = ' aria-current="true"' if shown else ""
+    return (
+        f'<tr{current}><th scope="row">{fmt.text(when)}</th>{"".join(f"<td>{fmt.text(cell)}</td>" for cell in cells)}'
+        f'<td class="ms-acts">{"".join(acts)}</td></tr>'
+    )
+
+
+# --- use it ------------------------------------------------------------------------------------------------
+
+
+def use_button(key: str, in_use: bool) -> str:
+    """Makes a lane the default panel of its model, or says that it is."""
+    if in_use:
+        return '<span class="stamp fair">in use: this model\'s first panel</span>'
+    return button("use", "Use it", key, kind="primary", describes=f"Use {key}")
+
+
+def tuner(key: str, view: TuningView | None, tuned: Mapping[str, Any], can_start: bool) -> str:
+    """What the tuner does for a lane or has done, and the button that starts it or takes its result back."""
+    if view is not None and view.running:
+        return (
+            f'<span class="chip chip-busy">tuning</span><p class="ms-soft ms-told">{fmt.text(view.now)}</p>'
+        )
+    said = ""
+    if view is not None and (why := view.error or (view.found.why if view.found else None)):
+        said = f'<p class="ms-told {"ms-why" if view.error else "ms-soft"}">{fmt.text(why)}</p>'
+    parts = []
+    if tuned:
+        parts.append(f'<span class="stamp fair">tuned: {fmt.text(spelled(tuned))}</span> ')
+        parts.append(button("untune", "Take back", key, describes=f"Take the tuning of {key} back"))
+    if can_start:
+        label = f"Tune ({roughly(SECONDS)})"
+        parts.append(button("tune", label, key, describes=f"{label} {key}"))
+    return "".join(parts) + said
