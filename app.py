@@ -27,6 +27,7 @@ from engines.models.library import ModelLibrary
 from engines.protocol import ProtocolError
 from engines.runtime.activity import Activity
 from engines.runtime.manager import EngineManager
+from storage.database import close_to_others
 from storage.measurements import Measurements
 from storage.store import Store, StoreError
 from ui.api.keys import KeyNameError
@@ -113,6 +114,7 @@ def writable(data_dir: Path) -> Path:
         probe = data_dir / f".writable-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
+        close_to_others(data_dir)
     except OSError as error:
         raise SettingsError(
             f"The data directory {data_dir} cannot be written ({error.strerror or error}). "
@@ -275,6 +277,7 @@ def _make_command(**options: Any) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    os.umask(0o077)  # what we and our children write is for this user alone: logs quote prompts
     with harmless_output():
         return _main(arguments)
 

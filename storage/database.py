@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -270,6 +270,24 @@ def make_private(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if os.name == "posix" and path.stat().st_uid == os.getuid():
         path.chmod(0o600)
+
+
+OUR_FOLDERS = ("backups", "cache", "environments", "logs", "models")
+
+
+def close_to_others(data_dir: Path) -> None:
+    """Take from other users of this PC what an earlier version left readable: our folders, and the logs in them.
+
+    The data directory itself may be a folder that holds other things, too; then it stays as it is.
+    """
+    if os.name != "posix":
+        return  # the profile folder sees to that
+    for name in OUR_FOLDERS:
+        folder = data_dir / name
+        for path in (folder, *folder.glob("*.log*")):
+            with suppress(OSError):
+                if path.stat().st_uid == os.getuid() and path.stat().st_mode & 0o077:
+                    path.chmod(path.stat().st_mode & 0o700)
 
 
 def _patiently(connection: sqlite3.Connection, statement: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,10 +108,12 @@ class Recorder:
                 self._reason, self._lost = None, 0
             return True
 
-    def close(self) -> None:
-        """Last try; what still waits is lost."""
+    def close(self, patience_s: float = 0.0) -> None:
+        """Try until everything is written, for so long at most; what still waits then is lost."""
+        deadline = time.monotonic() + patience_s
+        while not self.flush() and time.monotonic() < deadline:
+            time.sleep(min(RETRY_S, max(0.0, deadline - time.monotonic())))
         self._closing.set()
-        self.flush()
 
     def _execute(self, write: Write) -> None:
         try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -32,6 +33,8 @@ __all__ = ["Store", "StoreBusyError", "StoreError"]
 
 FILE_NAME = "arena.sqlite3"
 _TIDY_EVERY_S = 3600.0
+LEAST_ROOM_BYTES = 1_000_000
+"""With less space than this a reply may not fit any more."""
 _CLOCK_TOLERANCE_S = 3.0
 """psutil derives start times from the boot time, which moves a little when the system clock is set."""
 
@@ -49,17 +52,30 @@ class Store:
         self._tidied_at = -math.inf
         self._tidy()
 
-    def close(self) -> None:
-        """Save what waits; runs of this store that are still going become `interrupted`."""
+    def close(self, patience_s: float = 0.0) -> None:
+        """Save what waits, for so long at most; runs of this store that are still going become `interrupted`."""
         for run_id in list(self._mine):
             self.recorder.write(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
-        self.recorder.close()
+        self.recorder.close(patience_s)
         self.file.close()
 
     @property
     def trouble(self) -> str | None:
         """Why the history is not being written just now, in a sentence for people; None when all is well."""
-        return self.recorder.trouble
+        return self.recorder.trouble or self._no_room()
+
+    def _no_room(self) -> str | None:
+        """Said before anything is lost: a prompt that is sent now could not be kept."""
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError:
+            return None
+        if free >= LEAST_ROOM_BYTES:
+            return None
+        return (
+            f"The disk is full ({free / 1e6:.0f} MB are left), so what you send now will not be kept in the "
+            f"history {self.path}. Free some space."
+        )
 
     # --- a chat as it happens ------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from storage.measurements import Measurements
 from storage.store import Store
 from ui.chat.turns import Turns
 from ui.measure.desk import Desk
+
+SPACE_PATIENCE_S = 30.0
 
 
 @dataclass
@@ -36,7 +39,17 @@ class Arena:
         self.desk.close()
         self.turns.stop_everything()
         self.manager.shutdown()
-        self.store.close()
+        self.store.close(self._patience_s())
+
+    def _patience_s(self) -> float:
+        """How long ending waits for the disk to take what was said; the terminal is told."""
+        trouble = self.store.recorder.trouble
+        if trouble is None:
+            return 0.0
+        text = f"{trouble} Ending waits for that, {SPACE_PATIENCE_S:.0f} s at most."
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+        return SPACE_PATIENCE_S
 
 
 OpenArena = Callable[[argparse.Namespace], AbstractContextManager[Arena]]

@@ -30,6 +30,7 @@ from engines.environments.spec import (
     requirements_sha256,
 )
 from engines.processes import guarded
+from engines.processes.surroundings import without_secrets
 from engines.protocol import Progress
 
 _GB = 1e9
@@ -222,7 +223,7 @@ class Build:
     def _child_env(self) -> dict[str, str]:
         """Ours, with temporary files in the environment's folder and no Python settings leaking in."""
         drop = {"PYTHONPATH", "PYTHONHOME", "PIP_REQUIRE_VIRTUALENV", "PIP_TARGET", "PIP_USER", "PIP_PREFIX"}
-        env = {name: value for name, value in os.environ.items() if name not in drop}
+        env = {name: value for name, value in without_secrets().items() if name not in drop}
         folder = str(self._temporary)
         return {
             **env,

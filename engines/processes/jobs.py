@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import EngineError, ModelError, OutOfMemoryError
+from engines.processes.surroundings import without_secrets
 from engines.protocol import Progress
 from engines.telemetry.processes import ours
 from engines.toolkit.private_pipes import take_over_stdio
@@ -42,12 +43,17 @@ def run_job(
     on_progress: OnProgress,
     cancelled: threading.Event,
     environment: Mapping[str, str] | None = None,
+    *,
+    needs_token: bool = False,
 ) -> dict[str, Any]:
     """Run `python -m module` on one job until it answers; returns its result.
+
+    `needs_token`: the child may use the hub's token, because it downloads; no other gets any secret.
 
     Raises what the child reported (ModelError, OutOfMemoryError), CancelledError, or ModelError with the exit code
     when the child ended without an answer.
     """
+    given = dict(os.environ) if needs_token else without_secrets()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
         process = subprocess.Popen(
@@ -56,7 +62,7 @@ def run_job(
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=PROJECT,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", **(environment or {})},
+            env={**given, "PYTHONIOENCODING": "utf-8", **(environment or {})},
             creationflags=_background_flags(),
         )
     ours.add(process.pid)

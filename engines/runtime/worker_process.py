@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from engines.processes.surroundings import without_secrets
 from engines.protocol import (
     PROTOCOL_VERSION,
     Command,
@@ -132,7 +133,7 @@ class WorkerProcess:
         return self._problem
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, **_QUIET_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT)}
+        return {**without_secrets(), **_QUIET_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT)}
 
     def send(self, command: Command) -> bool:
         """Hand over a command, without waiting for the worker to take it; False when the worker is gone."""

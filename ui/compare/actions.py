@@ -15,6 +15,7 @@ from typing import Any
 
 from engines.models.model_names import entered
 from engines.protocol import Target
+from storage.codec import readable
 from ui import format as fmt
 from ui.chat.conversations import TalkTurn
 from ui.chat.settings import BOUNDS, Settings
@@ -333,7 +334,8 @@ class Actions:
 
     def _sets(self) -> dict[str, Any]:
         value = self._desk.setting("compare.sets", {})
-        return value if isinstance(value, dict) else {}
+        found = value if isinstance(value, dict) else {}
+        return {str(readable(name)): panels for name, panels in found.items()}
 
     def save_set(self, page: Page, name: str) -> str | None:
         """Keep the panels under a name; the name, or None when it could not be done."""

@@ -16,6 +16,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
+from storage.codec import readable
 from ui.access import SCOPE_KEY, Login, Role, Way, route_of
 from ui.share.door import Door
 from ui.share.hosts import is_loopback, split_host
@@ -482,7 +483,30 @@ async def _session_names(request: Request, receive: Receive) -> tuple[list[str],
     if request.method != "POST" or kind != "application/json" or not request.path.startswith("/gradio_api/"):
         return [], receive
     body = await _whole(receive)
-    return _named_in(body), _again(body, receive)
+    return _named_in(body), _again(without_surrogates(body), receive)
+
+
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def without_surrogates(body: bytes) -> bytes:
+    """The JSON with U+FFFD for every lone surrogate: such text is no UTF-8, and breaks whatever it comes to."""
+    if not _HALF_PAIR.search(body):
+        return body
+    try:
+        return json.dumps(_readable(json.loads(body))).encode()
+    except (ValueError, RecursionError):
+        return body  # Gradio will say what is wrong with it
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return readable(value)
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    if isinstance(value, dict):
+        return {_readable(name): _readable(item) for name, item in value.items()}
+    return value
 
 
 def _named_in(body: bytes) -> list[str]:

@@ -123,4 +123,5 @@ def _run(
         on_progress,
         cancelled,
         {"HF_HUB_DISABLE_TELEMETRY": "1"},
+        needs_token=True,
     )

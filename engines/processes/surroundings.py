@@ -1,0 +1,30 @@
+"""The environment variables that child processes get: what they need to run, and no secrets.
+
+A worker runs libraries and models made by others; it has no use for the token of the model hub or for anybody's
+password. Only a download gets the token.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+_SECRET = re.compile(
+    r"(^|_)(TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?|API_?KEYS?|ACCESS_KEY(_ID)?|PRIVATE_KEY|AUTH)($|_)"
+)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable's name says that it holds a secret."""
+    return _SECRET.search(name.upper()) is not None
+
+
+def without_secrets(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment (or the one given) for a child that needs no secrets.
+
+    The hub's client would also find the token in its own file, so it is told not to look.
+    """
+    found = os.environ if environment is None else environment
+    kept = {name: value for name, value in found.items() if not is_secret(name)}
+    return {**kept, "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
