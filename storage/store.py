@@ -296,8 +296,8 @@ class Store:
         """
         messages: list[Message] = []
         for turn, latest in self._panel_turns(conversation_id, panel, before_turn_id):
-            if latest.text and latest.status != "running":
-                reply = Message("assistant", latest.text, latest.reasoning or None)
+            if (latest.text or latest.reasoning) and latest.status != "running":
+                reply = Message("assistant", latest.text or "", latest.reasoning or None)
                 messages += [Message("user", turn.prompt), reply]
         return tuple(messages)
 

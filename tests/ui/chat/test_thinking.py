@@ -145,6 +145,9 @@ def test_a_reply_cut_in_its_thought_goes_on_thinking(world):
     assert cut.metrics.first_answer_s is None
     assert cut.metrics.answer_s is None
     asked = cut.metrics.prompt_tokens
+    # What was asked is not lost to the next turn, though no answer came.
+    heard = world.store.panel_messages(turn.conversation_id, 1)
+    assert heard == (Message("user", REPLY), Message("assistant", "", cut.reasoning))
     world.turns.carry_on(turn, 1)
     assert turn.wait(60)
     gone_on = turn.runs[0].view()
