@@ -33,7 +33,7 @@ __all__ = ["Store", "StoreBusyError", "StoreError"]
 
 FILE_NAME = "arena.sqlite3"
 _TIDY_EVERY_S = 3600.0
-LEAST_ROOM_BYTES = 1_000_000
+LEAST_ROOM_BYTES = 200_000
 """With less space than this a reply may not fit any more."""
 _CLOCK_TOLERANCE_S = 3.0
 """psutil derives start times from the boot time, which moves a little when the system clock is set."""
