@@ -1,8 +1,8 @@
 """Does the fast one still say the right thing? Replies and expectations held against the reference lane's.
 
 A lane fails the gate when it writes garbage where the reference does not, obeys clearly fewer instructions, begins
-most answers with another token, or expects another language than the reference does. Where the reference itself
-writes nothing but garbage (random weights), only what is worse than that is held against a lane.
+most answers with another token, or expects another language than the reference does; and always when most of its
+answers are garbage, even if the reference's are, too (random weights).
 """
 
 from __future__ import annotations
@@ -150,12 +150,12 @@ def _reasons(
 ) -> tuple[list[str], list[str]]:
     total = max(1, len(given))
     reasons = []
-    hopeless = sum(1 for answer in given if answer.garbage in ("empty", "not finite"))
-    if hopeless > total / 2:
-        reasons.append(f"{hopeless} of {total} answers are empty or not finite")
+    if found > total / 2:
+        kinds = ", ".join(sorted({answer.garbage for answer in given if answer.garbage}))
+        reasons.append(f"{found} of {total} answers are garbage ({kinds})")
     if reference is None:
         return reasons, []
-    if found > reference.garbage + GARBAGE_MORE * total / 20:
+    if not reasons and found > reference.garbage + GARBAGE_MORE * total / 20:
         reasons.append(f"{found} of {total} answers are garbage (the reference's: {reference.garbage})")
     if passed < reference.instructions_passed - FEWER_OBEYED * total / 20:
         reasons.append(

@@ -291,7 +291,8 @@ class Session:
     def _prepare_models(self) -> None:
         """Download and convert before the machine is taken: such jobs of others may go on beside."""
         for result in steps.living(self.measurement):
-            if self._wish is not None or result.device is not None:
+            known = result.device is not None and self._manager.is_ready(result.lane.target)
+            if self._wish is not None or known:
                 continue
             spent: dict[str, float] = {}
             try:

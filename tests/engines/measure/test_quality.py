@@ -107,7 +107,7 @@ def test_the_reference_passes_and_a_lane_like_it_does():
         (BAD_REPLIES, OWN_IDS, "0 of 20 instructions obeyed"),
         (GOOD_REPLIES, [[5] * 30] * 20, "20 of 20 answers are garbage"),
         (GOOD_REPLIES, [[99, 98, 97]] * 20, "only 0 of 20 answers begin"),
-        ({}, [[]] * 20, "empty or not finite"),
+        ({}, [[]] * 20, "20 of 20 answers are garbage (empty)"),
     ],
 )
 def test_a_lane_unlike_it_fails_and_is_told_why(texts, ids, reason):
@@ -115,6 +115,12 @@ def test_a_lane_unlike_it_fails_and_is_told_why(texts, ids, reason):
     lane = quality.judge(answers(texts, ids, reference.answers), "ref", reference, None, None)
     assert not lane.passed
     assert reason in " ".join(lane.reasons)
+
+
+def test_a_lane_that_writes_garbage_fails_even_as_its_own_reference():
+    found = quality.judge(answers(GOOD_REPLIES, [[5] * 30] * 20), None, None, None, None)
+    assert not found.passed
+    assert found.reasons == ("20 of 20 answers are garbage (loop)",)
 
 
 def test_a_reference_that_writes_garbage_itself_cannot_tell_good_from_bad():

@@ -35,7 +35,7 @@ def measured(manager):
     bad = [a_lane("bad", habit) for habit in BAD]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lease, "CANCEL_TIMEOUT_S", 0.5)
-        return session(manager, GOOD, *bad, a_lane("bad", "falls-back", "GPU"), patience_s=2.0).run()
+        return session(manager, GOOD, *bad, a_lane("bad", "falls-back", "GPU"), patience_s=6.0).run()
 
 
 BAD = (
@@ -57,7 +57,7 @@ BAD = (
         ("early-stop", "ended after 5 of 16 tokens"),
         ("crash-in-reply", "ended unexpectedly"),
         ("too-fast", "impossible"),
-        ("hang-in-reply", "No token came for 2 s"),
+        ("hang-in-reply", "No token came for 6 s"),
         ("no-text", "ended after 0 of 16 tokens"),
         ("raise", "The library said no"),
         ("no-memory", "needs 2.0 GB"),
