@@ -6,7 +6,9 @@ docs/measure.md describes the keys.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -91,11 +93,25 @@ def from_document(document: Any) -> Measurement:
         rest = {
             f.name: document[f.name] for f in fields(Measurement) if f.name in document and f.name != "lanes"
         }
-        return from_plain(Measurement, {**rest, "lanes": lanes})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        measurement: Measurement = from_plain(Measurement, {**rest, "lanes": lanes})
+        _check(measurement)
+        return measurement
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DocumentError(
             f"The measurement is incomplete or damaged ({type(error).__name__}: {error})."
         ) from error
+
+
+def _check(measurement: Measurement) -> None:
+    """Raise ValueError for times that no clock would give, and for lanes or cases that share a name."""
+    for names in ([r.lane.key for r in measurement.lanes], [case.name for case in measurement.suite.cases]):
+        if len(set(names)) != len(names):
+            raise ValueError("two lanes or cases are named alike")
+    for result in measurement.lanes:
+        for repeat in result.repeats:
+            offsets = repeat.token_offsets_s
+            if offsets and (offsets[0] < 0 or any(b < a for a, b in itertools.pairwise(offsets))):
+                raise ValueError(f"times of {result.lane.key} run backwards")
 
 
 def _lane_from(lane: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +176,9 @@ def from_plain(kind: Any, value: Any) -> Any:
         make: Any = kind
         return make(**{name: from_plain(hints[name], item) for name, item in value.items() if name in known})
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if kind is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is not finite")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{kind.__name__} was expected, not {type(value).__name__}")
     return value

@@ -256,7 +256,9 @@ class Foreground:
     @property
     def taxes(self) -> tuple[float, ...]:
         """Share of the task's speed that is lost, slice by slice: 0 none, 1 all."""
-        idle = statistics.median(self.idle_rates)
+        idle = statistics.median(self.idle_rates) if self.idle_rates else 0.0
+        if idle <= 0:
+            return ()
         return tuple(max(0.0, 1 - rate / idle) for rate in self.busy_rates)
 
 

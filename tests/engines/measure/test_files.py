@@ -287,3 +287,46 @@ def test_case_lengths_are_kept_in_scale(tmp_path):
         *("content-generation", "creative-writing", "structured-text"),
     ]
     assert BOOK.prompt_tokens == 512
+
+
+def hurt(change):
+    made = document.to_document(measured(result("100"), result("20")))
+    change(made)
+    return json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(format="another"),
+        lambda d: d.update(version=99),
+        lambda d: d.update(version="1"),
+        lambda d: d.pop("lanes"),
+        lambda d: d.update(lanes="none"),
+        lambda d: d["lanes"].append(d["lanes"][0]),
+        lambda d: d["suite"].update(repeats="five"),
+        lambda d: d["lanes"][0].update(weight_bytes=True),
+        lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[0.2, 0.1]),
+        lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[-1.0, 0.1]),
+        lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[float("nan")]),
+        lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[float("inf")]),
+        lambda d: d["lanes"][0]["repeats"][0].update(total_s=10**400),
+        lambda d: d["lanes"][0].update(quality={"passed": "yes"}),
+    ],
+)
+def test_a_document_that_is_none_is_refused_in_one_sentence(change):
+    with pytest.raises(document.DocumentError):
+        document.loads(hurt(change))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "nonsense", "[" * 100_000])
+def test_what_is_no_json_object_is_no_measurement(text):
+    with pytest.raises(document.DocumentError):
+        document.loads(text)
+
+
+def test_what_is_derived_is_made_anew_and_never_believed():
+    text = hurt(lambda d: (d["lanes"][1].update(medians={}), d["verdict"].update(winner="echo/CPU/20")))
+    found = document.loads(text)
+    assert document.to_document(found)["lanes"][1]["medians"]["chat"]
+    assert found == measured(result("100"), result("20"))
