@@ -44,6 +44,7 @@ _AROUND_ANSWERS = (
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _MESSAGE_ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _THOUGHT_CHANNEL = re.compile(re.escape(_CHANNEL) + r"\s*analysis\b")
+_CONTROL_TOKEN = re.compile(r"<\|?\w+\|?>")
 _BETWEEN = "\n\n"
 """Stands between two thoughts, or two answers, of one reply."""
 
@@ -206,6 +207,9 @@ class ThoughtParser:
         text = self._buffer.lstrip()
         every = (*self._marks.opens, *self._marks.closes, *self._openers_of_answer())
         if not final and (not text or _may_become(text, every)):
+            return
+        if final and _CONTROL_TOKEN.fullmatch(text) and _may_become(text, every):  # cut within a mark
+            yield self._mark(len(self._buffer))
             return
         found = _starts(text, every)
         self._state = "thought" if found in self._marks.opens else "answer"
