@@ -44,7 +44,7 @@ _AROUND_ANSWERS = (
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _MESSAGE_ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _THOUGHT_CHANNEL = re.compile(re.escape(_CHANNEL) + r"\s*analysis\b")
-_CONTROL_TOKEN = re.compile(r"<\|?\w+\|?>")
+_CONTROL_TOKEN = re.compile(r"<\|?\w+\|?>\w*")
 _BETWEEN = "\n\n"
 """Stands between two thoughts, or two answers, of one reply."""
 
