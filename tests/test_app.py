@@ -74,6 +74,13 @@ def test_four_backends_answer_the_same_prompt(data_dir):
         assert run["load_s"] > 0
         assert run["warmup_s"] > 0
         assert run["peak_rss_bytes"] > 50_000_000
+        assert {run["contended"], run["disturbed"]} <= {True, False}
+        assert run["disturbed"] == bool(run["other_load"]["reasons"])
+        assert run["contended"] == bool(run["other_load"]["ours"])
+        placement = run["placement"]
+        assert (placement["requested"], placement["observed"]) == ("CPU", "CPU")
+        assert placement["badge"] == "proven", placement
+        assert placement["claimed"].upper() == "CPU"
     with contextlib.closing(sqlite3.connect(data_dir / "arena.sqlite3")) as db:
         newest = (
             "SELECT panel FROM runs WHERE turn_id = (SELECT id FROM turns ORDER BY n DESC LIMIT 1) ORDER BY 1"

@@ -24,8 +24,9 @@ OWN_CHOICE = ("AUTO", "HETERO", "MULTI", "BATCH")
 """Devices that leave the choice to the library."""
 _HARDWARE = {"CPU": "CPU", "GPU": "GPU", "DML": "GPU", "CUDA": "GPU", "XPU": "GPU", "NPU": "NPU"}
 """What a device family of a library is, as the readings know it."""
-WORKING_CORES = 0.1
-"""A worker that keeps this much of a core busy computes on it; a paced or waiting one does not."""
+WORKING_CORES = 0.05
+"""A worker that keeps this much of a core busy computes on it, on a machine full of others too; a waiting one does
+not."""
 STANDING_IN_CORES = 0.5
 """This much while its accelerator stands still: the processor does the accelerator's work."""
 BUSY_SHARE, IDLE_SHARE = 0.05, 0.01

@@ -20,7 +20,7 @@ def seen(own=(), present=None, **busy):
 
 
 NO_NPU = frozenset({"GPU"})
-BUSY_CPU, WAITING = 1.9, 0.05
+BUSY_CPU, WAITING = 1.9, 0.01
 
 
 @pytest.mark.parametrize(
