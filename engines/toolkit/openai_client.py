@@ -147,6 +147,8 @@ class Client:
             self._openai.base_url = self.url = self.address.url.rstrip("/") + root
             try:
                 return await self._told(self._list())
+            except _FailedError:
+                return ()  # a list that fails says nothing about chats
             except ServerError as error:
                 problem = problem or error
                 if not isinstance(error, _NotTheApiError):
@@ -263,7 +265,7 @@ class Client:
                 f"{self.address} sends us on to {where} ({status}).", "Give that address, if you trust it."
             )
         if status >= 500:
-            return ServerError(
+            return _FailedError(
                 f"{self.address} failed ({status}): {said}.", "Look into the server's own log."
             )
         return ServerError(f"{self.address} refuses the request ({status}): {said}.")
@@ -279,6 +281,10 @@ class Client:
                 "Name its authority's certificate in SSL_CERT_FILE, or use an address whose certificate is trusted.",
             )
         return ServerError(f"{self.address} cannot be reached: {_short(reason)}.", _START_IT)
+
+
+class _FailedError(ServerError):
+    """The server itself gave up (5xx)."""
 
 
 class _NotTheApiError(ServerError):

@@ -263,6 +263,13 @@ def test_a_bare_address_is_enough(world, root):
         world.manager.unload(Target("endpoint", "bare", "served", "good"))
 
 
+def test_a_server_whose_list_of_models_fails_can_be_asked_all_the_same(world):
+    with ServerDouble(listless=True) as other:
+        world.endpoints.add("listless", other.url)
+        assert world.ask("good", name="listless").text == TEXT
+        world.manager.unload(Target("endpoint", "listless", "served", "good"))
+
+
 def test_a_certificate_that_nobody_trusts_is_not_trusted(world):
     import ssl
 

@@ -44,9 +44,11 @@ class ServerDouble(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, key: str | None = None, root: str = "/v1", tls: Any = None, html: bool = False):
+    def __init__(self, key: str | None = None, root: str = "/v1", tls: Any = None, **habits: bool):
+        """`html`: a web page; `listless`: its list of models fails."""
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.key, self.root, self.html = key, root, html
+        self.key, self.root = key, root
+        self.html, self.listless = habits.get("html", False), habits.get("listless", False)
         self.requests: list[dict[str, Any]] = []
         self.gone = threading.Event()
         self.scheme = "https" if tls else "http"
@@ -82,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"<html><body>Welcome to my router</body></html>", "text/html")
         elif self.path != f"{self.server.root}/models":
             self._answer(404, b"<html>not found</html>", "text/html")
+        elif self.server.listless:
+            self._json(500, {"detail": "CacheNotFound"})
         elif self._allowed():
             data = [{"id": name, "object": "model", "owned_by": "double"} for name in MODELS]
             self._json(200, {"object": "list", "data": data})
