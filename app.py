@@ -263,7 +263,7 @@ def parser() -> argparse.ArgumentParser:
     )
     main_parser.add_argument("--no-browser", action="store_true", help="do not open a browser window")
     add_options(main_parser)
-    commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_make_command)
+    commands = main_parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=_CommandParser)
     for command_line in (doctor, run, measure):
         command_line.register(commands, arena_on)
     for command_line in (models, history, keys, setup):
@@ -271,8 +271,11 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def _make_command(**options: Any) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(**{**options, "parents": [*options.get("parents", ()), _common()]})
+class _CommandParser(argparse.ArgumentParser):
+    """A command's parser: with the options that every command takes."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**{**options, "parents": [*options.get("parents", ()), _common()]})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -285,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a reply
         with contextlib.suppress(AttributeError, OSError):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr] # suppressed where it has none
     parsed = parser().parse_args(arguments)
     try:
         if parsed.run is not serve and (unused := unused_options(parsed)):

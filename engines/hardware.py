@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def _processor_name() -> str:
 
 
 def _registry_processor() -> str | None:
+    if sys.platform != "win32":
+        return None
     import winreg
 
     try:

@@ -331,7 +331,7 @@ def _for_device(operator: type, device: str) -> type:
     """The same operator, compiled for another device; its name is part of the library's cache key."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        operator.__init__(self, *args, **{**kwargs, "device": device})
+        operator.__init__(self, *args, **{**kwargs, "device": device})  # type: ignore[misc] # it is this one's base
 
     return type(operator.__name__, (operator,), {"__init__": __init__})
 

@@ -223,7 +223,8 @@ class OpenVINOGenAIEngine(Engine):
 
     def _reopen(self, keeping: bool = True) -> None:
         self._pipeline, self._cache, self._beyond = None, None, None  # its memory first, then the new one
-        self._pipeline, self._cache = self._open(keeping), PrefixCache()
+        if self._open is not None:
+            self._pipeline, self._cache = self._open(keeping), PrefixCache()
 
     def _warm_up(self, prompt_ids: Sequence[int]) -> None:
         """A new pipeline's first tokens are slow, and so is its first prompt of any length."""

@@ -137,10 +137,13 @@ class TransformersEngine(Engine):
         from engines.toolkit.library_errors import generation_error
         from engines.toolkit.torch_decoding import decode
 
-        loop = {"switch": self._switch, "device": self._device}
         try:
             cached = self._crop_cache(prompt_ids) if request.reuse_kv_cache else 0
-            decode(self._forward, prompt_ids, cached, request, stop_ids, on_token, **loop)
+            decode(
+                *(self._forward, prompt_ids, cached, request, stop_ids, on_token),
+                switch=self._switch,
+                device=self._device,
+            )
         except Exception as error:
             self._forget()
             raise generation_error(error, SPEC.title) from error

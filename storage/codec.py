@@ -69,10 +69,12 @@ def exact(**texts: str | None) -> str | None:
 def restored(row: Mapping[str, Any], name: str) -> str | None:
     """The original of column `name` of a row that has an `exact` column."""
     kept = json.loads(row["exact"]) if row["exact"] else {}
+    text: str | None = row[name]
     try:
-        return kept[name].encode("ascii").decode("unicode_escape")
-    except (KeyError, AttributeError, UnicodeError):  # unchanged; or written by somebody else
-        return row[name]
+        text = kept[name].encode("ascii").decode("unicode_escape")
+    except (KeyError, AttributeError, UnicodeError):
+        pass  # unchanged; or written by somebody else
+    return text
 
 
 def to_json(value: Any) -> str:
@@ -87,7 +89,7 @@ def read_back(kind: type[Kept], text: str | None) -> Kept | None:
     """
     try:
         kept = json.loads(text or "null")
-        known = {field.name for field in fields(kind)}
+        known = {field.name for field in fields(kind)}  # type: ignore[arg-type] # it is a dataclass
         values = {name: value for name, value in kept.items() if name in known}
         return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
     except (ValueError, TypeError, AttributeError):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -268,7 +269,7 @@ class HistoryFile:
 def make_private(path: Path) -> None:
     """Create the file if need be, readable only by its user (on Windows the profile folder sees to that)."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    if os.name == "posix" and path.stat().st_uid == os.getuid():
+    if sys.platform != "win32" and path.stat().st_uid == os.getuid():
         path.chmod(0o600)
 
 

@@ -167,7 +167,7 @@ def peak_rss(db: Database, target: Target) -> int | None:
         "AND r.peak_rss_bytes IS NOT NULL AND c.imported_from IS NULL ORDER BY r.started_at DESC LIMIT 1",
         [readable(text) for text in (target.engine, target.device, target.precision, target.model)],
     ).fetchone()
-    return found and found[0]
+    return int(found[0]) if found else None
 
 
 def rows(db: Database, sql: str, values: list[Any] | None = None) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ PATIENCE_S = 0.2
 MAX_WAITING_BYTES = 256 * 2**20
 """Texts that may wait in memory; beyond this, new writes are lost (and `trouble` says so)."""
 
-Write = Callable[[Database], None]
+Write = Callable[[Database], object]
 
 
 @dataclass(eq=False)

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Store:
     def close(self, patience_s: float = 0.0) -> None:
         """Save what waits, for so long at most; runs of this store that are still going become `interrupted`."""
         for run_id in list(self._mine):
-            self.recorder.write(lambda db, run_id=run_id: _interrupt(db, "id = ?", [run_id]))
+            self.recorder.write(partial(_interrupt, where="id = ?", values=[run_id]))
         self.recorder.close(patience_s)
         self.file.close()
 

@@ -86,7 +86,7 @@ def _parser() -> MarkdownIt:
     )
     parser.enable(["table", "strikethrough"])
     parser.disable("code")  # models indent verse and lists; they fence code
-    parser.validateLink = _safe_link
+    parser.validateLink = _safe_link  # type: ignore[method-assign] # as the library documents it
     return parser
 
 

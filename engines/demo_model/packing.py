@@ -7,6 +7,7 @@ costs grow with the row; the longest conversations go to rows of the full contex
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -70,9 +71,9 @@ def _pack_rows(documents: list[tuple[list[int], list[float]]], length: int, open
             opened.append(place)
         place.append(document)
     done += opened
-    tokens = np.zeros((len(done), length), np.uint16)
-    weights = np.zeros((len(done), length), np.float32)
-    numbers = np.zeros((len(done), length), np.uint8)
+    tokens: Any = np.zeros((len(done), length), np.uint16)
+    weights: Any = np.zeros((len(done), length), np.float32)
+    numbers: Any = np.zeros((len(done), length), np.uint8)
     for r, row in enumerate(done):
         at = 0
         for number, (ids, loss) in enumerate(row, start=1):

@@ -184,7 +184,7 @@ def main() -> None:
     started = time.monotonic()
     conversations = list(training_conversations(SEED))
     texts = (m.content for c in conversations for m in c)
-    tokenizer = train_tokenizer(texts, SHAPE["vocab_size"])
+    tokenizer = train_tokenizer(texts, int(SHAPE["vocab_size"]))
     documents = [encode_conversation(tokenizer, c) for c in conversations]
     rows = pack(documents, SEED)
     tokens = sum(len(ids) for ids, _ in documents)

@@ -6,10 +6,13 @@ person may override a refusal: the estimates are good to a quarter, not to a byt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from engines.protocol import Target
+
+Number = TypeVar("Number", int, float)
 
 ASSUMED_BYTES_PER_S = 10e6
 """For the rough time of a download: a line of 80 Mbit/s."""
@@ -134,5 +137,7 @@ def _bytes(count: int | None) -> str:
     return "of unknown size" if count is None else size(count)
 
 
-def _total(values: list) -> float | int | None:
-    return None if any(value is None for value in values) else sum(values)
+def _total(values: Sequence[Number | None]) -> Number | None:
+    """The sum; None where a part is not known."""
+    known = [value for value in values if value is not None]
+    return None if len(known) < len(values) else sum(known)

@@ -144,14 +144,13 @@ def _wait(guard: subprocess.Popen[bytes]) -> int:
 def _end_tree(child: subprocess.Popen[bytes]) -> None:
     import psutil
 
-    try:
-        family = psutil.Process(child.pid).children(recursive=True)
-    except psutil.Error:
-        family = []
-    for process in [*family, child]:
+    family: list[psutil.Process | subprocess.Popen[bytes]] = [child]
+    with contextlib.suppress(psutil.Error):
+        family = [*psutil.Process(child.pid).children(recursive=True), child]
+    for process in family:
         with contextlib.suppress(psutil.Error, OSError):
             process.kill()
-    if os.name == "posix":
+    if sys.platform != "win32":
         with contextlib.suppress(OSError):
             os.killpg(child.pid, 9)  # whoever was started since the list was made
 

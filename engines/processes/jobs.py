@@ -7,6 +7,7 @@ file. The end of its stdin ends the child, so a dead parent leaves none behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -15,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engines.engine import EngineError, ModelError, OutOfMemoryError
 from engines.processes.surroundings import without_secrets
@@ -66,6 +67,7 @@ def run_job(
             creationflags=_background_flags(),
         )
     ours.add(process.pid)
+    assert process.stdin is not None
     lines: queue.Queue[bytes | None] = queue.Queue()
     reader = threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True)
     reader.start()
@@ -81,7 +83,13 @@ def run_job(
         reader.join(timeout=_TERMINATE_S)
 
 
-def _follow(process, lines, on_progress: OnProgress, cancelled: threading.Event, log_path: Path) -> dict:
+def _follow(
+    process: subprocess.Popen[bytes],
+    lines: queue.Queue[bytes | None],
+    on_progress: OnProgress,
+    cancelled: threading.Event,
+    log_path: Path,
+) -> dict[str, Any]:
     while True:
         if cancelled.is_set():
             raise CancelledError("Stopped.")
@@ -98,17 +106,19 @@ def _follow(process, lines, on_progress: OnProgress, cancelled: threading.Event,
         if "progress" in message:
             on_progress(Progress(**message["progress"]))
         elif "result" in message:
-            return message["result"]
+            result: dict[str, Any] = message["result"]
+            return result
         elif "error" in message:
             raise _as_exception(message["error"])
 
 
 def _as_exception(error: Mapping[str, Any]) -> EngineError:
-    classes = {"memory": OutOfMemoryError, "cancelled": CancelledError}
-    return classes.get(error.get("kind"), ModelError)(error["message"], error.get("remedy"))
+    classes: dict[str, type[EngineError]] = {"memory": OutOfMemoryError, "cancelled": CancelledError}
+    kind = classes.get(str(error.get("kind")), ModelError)
+    return kind(error["message"], error.get("remedy"))
 
 
-def _ended_without_answer(process: subprocess.Popen, log_path: Path) -> EngineError:
+def _ended_without_answer(process: subprocess.Popen[bytes], log_path: Path) -> EngineError:
     try:
         code = process.wait(timeout=_TERMINATE_S)
     except subprocess.TimeoutExpired:
@@ -121,18 +131,17 @@ def _ended_without_answer(process: subprocess.Popen, log_path: Path) -> EngineEr
     return ModelError(f"The process ended unexpectedly (exit code {code}).", f"Log: {log_path}")
 
 
-def _read_lines(stream, lines: queue.Queue) -> None:
+def _read_lines(stream: IO[bytes], lines: queue.Queue[bytes | None]) -> None:
     with stream:
         for line in stream:
             lines.put(line)
     lines.put(None)
 
 
-def _end(process: subprocess.Popen) -> None:
-    try:
-        process.stdin.close()
-    except OSError:
-        pass
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
     if process.poll() is None:
         try:
             process.wait(timeout=0.3)

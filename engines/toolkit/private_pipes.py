@@ -13,7 +13,7 @@ def take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
     On Windows a thread blocked on a piped stdin can hang an import (numpy#24290), and a library's printf must
     not land between two protocol lines anywhere.
     """
-    if os.name == "nt":
+    if sys.platform == "win32":
         import msvcrt
 
         for descriptor in (0, 1):
@@ -24,7 +24,7 @@ def take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
-    if os.name == "nt":
+    if sys.platform == "win32":
         _set_windows_handles()
     sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - lives as long as the process
     sys.stdout = sys.stderr
@@ -32,6 +32,8 @@ def take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _set_windows_handles() -> None:
+    if sys.platform != "win32":
+        return
     import ctypes
     import msvcrt
 

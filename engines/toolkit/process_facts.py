@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import metadata
 
 
@@ -19,10 +20,9 @@ def versions(*distributions: str) -> dict[str, str]:
 
 def physical_cores() -> int:
     """Cores this process may use, hyperthreads counted once where the system tells."""
-    try:
+    usable = os.cpu_count() or 1
+    if sys.platform == "linux":
         usable = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Windows
-        usable = os.cpu_count() or 1
     try:
         import psutil
     except ImportError:
@@ -48,7 +48,8 @@ def memory_bytes() -> tuple[int | None, int | None]:
         # Not getrusage: its maximum starts with what the forking parent had resident.
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:  # noqa: PTH123
             fields = dict(line.split(":", 1) for line in status if line.startswith(("VmRSS", "VmHWM")))
-        return tuple(int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+        now, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+        return now, peak
     except (OSError, KeyError, ValueError):
         pass
     try:

@@ -159,7 +159,7 @@ class PromptEncoder:
     def _encode_chat(self, arranged: Arranged, request: GenerationRequest) -> list[int]:
         typed = [text for m in arranged.messages for text in (m.content, m.reasoning or "")]
         if not any(token in text for text in typed for token in self._special):
-            return self._encode(arranged.text).ids
+            return list(self._encode(arranged.text).ids)
         return self._encode_guarded(arranged, request)
 
     def _encode(self, text: str) -> Any:
@@ -232,7 +232,7 @@ class PromptEncoder:
         marks = self.marks.spellings if self.marks else ()
         special = [token for token in self._special if token not in marks]
         if not any(token in reply for token in special):
-            whole = self._encode(prompt + reply).ids
+            whole: list[int] = self._encode(prompt + reply).ids
             if whole[: len(prompt_ids)] == prompt_ids:
                 return whole[len(prompt_ids) :]
         for token in special:
@@ -245,7 +245,7 @@ class PromptEncoder:
             if all(span in (guard, typed) or (guard not in span and typed not in span) for span in spans):
                 ids = zip(encoding.ids, spans, strict=True)
                 return [token_id for token_id, span in ids if guard not in span and typed not in span]
-        return self.tokenizer.encode(reply.replace(typed, ""), add_special_tokens=False).ids
+        return list(self.tokenizer.encode(reply.replace(typed, ""), add_special_tokens=False).ids)
 
 
 def _guards(text: str) -> Iterator[str]:

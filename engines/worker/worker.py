@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -172,7 +172,7 @@ class Worker:
         """Work until told to stop or the parent is gone."""
         self._send(Ready(PROTOCOL_VERSION, os.getpid(), platform.python_version()))
         threading.Thread(target=self._read_commands, name="commands", daemon=True).start()
-        handlers = {
+        handlers: dict[type[Command], Callable[[Any, float], None]] = {
             Probe: self._probe,
             Load: self._load,
             Generate: self._generate,
@@ -201,7 +201,8 @@ class Worker:
                     continue
                 if isinstance(command, Shutdown):
                     break
-                self._inbox.put((command, received))
+                if isinstance(command, Command):
+                    self._inbox.put((command, received))
         # The parent is gone or wants us gone. Native code may be in the middle of anything; nothing of ours
         # needs saving, and only this returns every byte for certain.
         os._exit(0)
@@ -262,12 +263,18 @@ class Worker:
         messages = (Message("user", WARM_UP_PROMPT),)
         request = GenerationRequest(messages, max_new_tokens=WARM_UP_TOKENS, ignore_eos=True)
         left = iter(range(WARM_UP_TOKENS - 1))
+        encoder = self._reader()
         engine.generate(
-            self._encoder.encode(messages),
+            encoder.encode(messages),
             request,
-            self._encoder.stop_ids,
+            encoder.stop_ids,
             lambda _id: next(left, None) is not None,
         )
+
+    def _reader(self) -> PromptEncoder:
+        if self._encoder is None:
+            raise ProtocolError("the model's tokenizer is not loaded")
+        return self._encoder
 
     def _generate(self, command: Generate, received: float) -> None:
         if self._engine is None:
@@ -315,7 +322,7 @@ class Worker:
             clock="server" if report.token_offsets_s else "client",
             server=dict(report.server) or None,
             total_s=total_s,
-            load_s=self._loaded.load_s,
+            load_s=self._loaded.load_s if self._loaded else None,
             peak_rss_bytes=memory_bytes()[1],
         )
         reason = "cancelled" if run.cancelled.is_set() else report.finish_reason or "stop"
@@ -323,14 +330,15 @@ class Worker:
         self._send(run.finished(reason, metrics, warning))
 
     def _run(self, engine: Engine, run: Run) -> None:
-        prompt = self._encoder.prepare(run.request)
+        encoder, loaded = self._reader(), self._loaded
+        prompt = encoder.prepare(run.request)
         prompt_ids, digest = prompt.ids, prompt_sha256(prompt.ids)
         request, context_left = self._fit(prompt_ids, run.request)
         self._send(Prompted(run.run_id, len(prompt_ids), digest, " ".join(prompt.notes) or None))
-        marks = self._encoder.marks if request.raw_prompt is None else None
-        reader = ReplyReader(self._encoder.tokenizer, marks, prompt.text, prompt.replied)
+        marks = encoder.marks if request.raw_prompt is None else None
+        reader = ReplyReader(encoder.tokenizer, marks, prompt.text, prompt.replied)
         stops = StopFinder(request.stop)
-        stop_ids = frozenset() if request.ignore_eos else self._encoder.stop_ids
+        stop_ids = frozenset() if request.ignore_eos else encoder.stop_ids
 
         def on_token(token_id: int) -> bool:
             offset_s = run.elapsed_s()
@@ -369,9 +377,9 @@ class Worker:
             prompt_sha256=digest,
             token_offsets_s=tuple(run.offsets),
             total_s=total_s,
-            load_s=self._loaded.load_s,
-            compile_s=self._loaded.compile_s,
-            warmup_s=self._loaded.warmup_s,
+            load_s=loaded.load_s if loaded else None,
+            compile_s=loaded.compile_s if loaded else None,
+            warmup_s=loaded.warmup_s if loaded else None,
             peak_rss_bytes=memory_bytes()[1],
             **run.kind_figures(reader.kinds()),
         )
@@ -384,7 +392,7 @@ class Worker:
             raise ProtocolError("score before load")
         if not isinstance(self._engine, Engine):
             raise UnavailableError(f"{self._engine.spec.title} does not hand out logits.")
-        ids = self._encoder.encode_text(command.text)[: command.max_tokens]
+        ids = self._reader().encode_text(command.text)[: command.max_tokens]
         logits = self._engine.score(ids)
         if logits is None:
             raise UnavailableError(f"{self._engine.spec.title} does not hand out logits.")
@@ -394,7 +402,7 @@ class Worker:
         self, prompt_ids: Sequence[int], request: GenerationRequest
     ) -> tuple[GenerationRequest, int | None]:
         """Cut the reply's length to what the context leaves; raises PromptError when that is nothing."""
-        context = self._loaded.context_tokens
+        context = self._loaded.context_tokens if self._loaded else None
         if context is None:
             return request, None
         left = context - len(prompt_ids)

@@ -223,7 +223,7 @@ class _Complete:
 
     def __init__(self, db: Database):
         self._db = db
-        self._known: dict[tuple[str, str], dict[str, Any] | None] = {}
+        self._known: dict[tuple[str, str], dict[str, Any]] = {}
 
     def of(self, n: int) -> dict[str, Any]:
         """The run's own row and those it hangs on, by table."""

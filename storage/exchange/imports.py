@@ -285,7 +285,7 @@ def _name_machines(db: Database, name: str | None) -> tuple[str, ...]:
 
 
 def _number(db: Database, sql: str) -> int:
-    return db.execute(sql).fetchone()[0]
+    return int(db.execute(sql).fetchone()[0])
 
 
 # --- JSON --------------------------------------------------------------------------------------------------

@@ -31,9 +31,14 @@ INTERRUPTED = "The app ended before this reply did; this is what had come until 
 class Run(Protocol):
     """What the page needs of a run: LiveRun has it, and so has PastRun."""
 
-    panel: int
-    target: Target
-    run_id: str
+    @property
+    def panel(self) -> int: ...
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def run_id(self) -> str: ...
 
     def view(self) -> RunView: ...
 

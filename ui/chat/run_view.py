@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from engines.protocol import (
     Event,
@@ -157,12 +158,12 @@ class RunFold:
         self._started: float | None = None
         self._ended: float | None = None
 
-    def change(self, **fields: object) -> None:
+    def change(self, **fields: Any) -> None:
         """Set fields of the view."""
         with self._lock:
             self._set(**fields)
 
-    def _set(self, **fields: object) -> None:
+    def _set(self, **fields: Any) -> None:
         self._view = replace(self._view, version=self._view.version + 1, **fields)
 
     def start(self) -> None:
@@ -260,7 +261,7 @@ class RunFold:
             metrics=metrics,
         )
 
-    def _end(self, **fields: object) -> None:
+    def _end(self, **fields: Any) -> None:
         self._ended = self._clock()
         self._set(progress=None, token_offsets_s=tuple(self._offsets), **fields)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from engines.models.model_names import entered
 from engines.protocol import Target
 from storage.codec import readable
 from ui import format as fmt
-from ui.chat.conversations import TalkTurn
+from ui.chat.live_turn import LiveTurn
 from ui.chat.settings import BOUNDS, Settings
 from ui.chat.turns import TurnError
 from ui.compare.browser_tab import PANELS, Desk, Notice, Page, panels_from_json, panels_to_json
@@ -158,7 +159,8 @@ class Actions:
         """Give replies that were told to stop a moment to end; a reply that still runs is not touched."""
         talk = self._desk.talk(page)
         for turn in talk.running() if talk else ():
-            ending = [run for run in turn.runs if run.panel in panels and run.cancelled.is_set()]
+            live = turn.live.runs if turn.live else ()
+            ending = [run for run in live if run.panel in panels and run.cancelled.is_set()]
             deadline = time.monotonic() + STOP_PATIENCE_S
             for run in ending:
                 run.done.wait(max(0.0, deadline - time.monotonic()))
@@ -175,29 +177,27 @@ class Actions:
     def stop(self, page: Page, panel: int | None = None) -> None:
         talk = self._desk.talk(page)
         for turn in talk.running() if talk else ():
-            turn.live.stop(panel)
+            if turn.live is not None:
+                turn.live.stop(panel)
 
     def retry(self, page: Page, panel: int) -> None:
         """Answer the panel's last prompt again, on the target the panel is set to now."""
         turn = self._last_turn(page, panel)
-        if turn is None:
-            return
-        self._attempt(
-            page,
-            lambda: self._desk.turns.retry(turn.live, panel, target=self._other_target(page, turn, panel)),
-        )
+        if turn is not None:
+            target = self._other_target(page, turn, panel)
+            self._attempt(page, lambda: self._desk.turns.retry(turn, panel, target=target))
 
     def carry_on(self, page: Page, panel: int) -> None:
         """Let a reply that was stopped or cut go on."""
         turn = self._last_turn(page, panel)
         if turn is not None:
-            self._attempt(page, lambda: self._desk.turns.carry_on(turn.live, panel))
+            self._attempt(page, lambda: self._desk.turns.carry_on(turn, panel))
 
-    def _other_target(self, page: Page, turn: TalkTurn, panel: int) -> Target | None:
-        chosen = page.targets[panel]
-        return None if turn.run(panel).target == chosen else chosen
+    def _other_target(self, page: Page, turn: LiveTurn, panel: int) -> Target | None:
+        chosen, before = page.targets[panel], turn.run_of(panel)
+        return None if before is not None and before.target == chosen else chosen
 
-    def _attempt(self, page: Page, start: Any) -> None:
+    def _attempt(self, page: Page, start: Callable[[], object]) -> None:
         page.notice = None
         try:
             start()
@@ -208,19 +208,18 @@ class Actions:
         if talk:
             talk.touched()
 
-    def _last_turn(self, page: Page, panel: int) -> TalkTurn | None:
+    def _last_turn(self, page: Page, panel: int) -> LiveTurn | None:
         """The newest turn of a panel, if this process still knows how to run it again."""
         talk = self._desk.talk(page)
         exchanges = talk.of_panel(panel) if talk else []
         if not exchanges:
             page.notice = Notice(f"Panel {panel} has no reply yet. Send a prompt first.", "info")
             return None
-        turn = exchanges[-1][0]
-        if turn.live is None:
+        turn = exchanges[-1][0].live
+        if turn is None:
             page.notice = Notice(
                 "This reply is from an earlier start of the app. Use “Edit last prompt” to send it again."
             )
-            return None
         return turn
 
     # --- conversation ----------------------------------------------------------------------------------
@@ -263,7 +262,8 @@ class Actions:
             return
         was_blind, page.blind = page.blind, False
         latest.vote = winner
-        talk.touched()
+        if talk is not None:
+            talk.touched()
         try:
             self._desk.store.vote(latest.turn_id, int(winner) if winner.isdigit() else winner, was_blind)
         except Exception as error:  # noqa: BLE001 - a vote that cannot be kept must not lose the page

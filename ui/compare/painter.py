@@ -186,7 +186,7 @@ def vote_choices(turn: TalkTurn | None, naming: view.Naming) -> dict[str, Any]:
     """The vote under a finished turn with at least two replies."""
     runs = sorted(turn.runs, key=lambda run: run.panel) if turn and turn.done else []
     answered = [run for run in runs if run.view().text]
-    if len(answered) < 2:
+    if turn is None or len(answered) < 2:
         return {"visible": False, "choices": [], "value": None}
     choices = [(f"{run.panel} · {naming.full(run.panel, run.target)}", str(run.panel)) for run in answered]
     choices += [("Tie", "tie"), ("None is good", "none")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ def _best(
     smallest: bool,
 ) -> str:
     rated = sorted(
-        ((value(line.view), line) for line in found if value(line.view)),
+        ((rate, line) for line in found if (rate := value(line.view))),
         key=lambda pair: pair[0],
         reverse=not smallest,
     )
@@ -250,11 +251,7 @@ def ticks(end: float) -> list[float]:
     """Round numbers from 0 to about `end`, four to six of them."""
     if end <= 0:
         return [0.0]
-    power = (
-        10.0 ** (len(str(int(end))) - 1)
-        if end >= 1
-        else 10.0 ** -(len(re.match(r"0\.(0*)", f"{end:.9f}").group(1)) + 1)
-    )
+    power = 10.0 ** (len(str(int(end))) - 1) if end >= 1 else 10.0 ** (math.floor(math.log10(end)))
     step = next(power * part for part in (0.1, 0.2, 0.5, 1.0, 2.0) if end / (power * part) <= 6)
     return [
         round(step * index, 9) for index in itertools.takewhile(lambda i: step * i <= end * 1.0001, range(20))
@@ -263,9 +260,7 @@ def ticks(end: float) -> list[float]:
 
 # --- table -------------------------------------------------------------------------------------------------
 
-_COLUMNS: tuple[
-    tuple[str, Callable[[RunView], float | None], Callable[[float | None], str], bool | None], ...
-] = (
+_COLUMNS: tuple[tuple[str, Callable[[RunView], Any], Callable[[Any], str], bool | None], ...] = (
     ("TTFT", lambda v: v.ttft_s, fmt.seconds, True),
     ("tok/s", lambda v: v.decode_tok_s, fmt.rate, False),
     ("ITL p95", lambda v: v.metrics.itl_p95_s if v.metrics else None, fmt.seconds, True),
@@ -320,7 +315,7 @@ _BEST = '<span class="best-mark" aria-hidden="true">▲</span><span class="sr"> 
 def _best_of(
     found: Sequence[Line], value: Callable[[RunView], float | None], smallest: bool | None
 ) -> float | None:
-    values = [value(line.view) for line in found if value(line.view) is not None]
+    values = [found_value for line in found if (found_value := value(line.view)) is not None]
     if smallest is None or len(values) < 2:
         return None
     return min(values) if smallest else max(values)

@@ -350,7 +350,7 @@ class _Tab:
             raise StoreError("Choose a format first.")
         return _download(path)
 
-    def _import(self, path: str | None, name: str) -> str:
+    def _import(self, path: str | None, name: str) -> None:
         if not path:
             raise StoreError("No file was chosen.")
         try:

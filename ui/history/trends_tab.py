@@ -84,7 +84,7 @@ class _Tab:
         sides = [self._trends(*chosen[:3]), self._trends(*chosen[3:])]
         tops = {metric: top_value([side[metric] for side in sides if side]) for metric in METRICS}
         return [
-            readable("".join(trend_html(side[metric], tops[metric]) for metric in METRICS))
+            readable("".join(trend_html(side[metric], tops[metric]) for metric in METRICS)) or ""
             if side
             else _EMPTY
             for side in sides

@@ -243,7 +243,7 @@ def _targets(name: str | None, spellings: list[str] | None) -> list[tuple[Target
         raise ModelError("It is not said what the model is for.", "Tick at least one format.")
     targets = []
     for spelling in spellings:
-        target = Target.parse(spelling, entered(name))
+        target = Target.parse(spelling, entered(name or ""))
         spec = spec_by_name(target.engine)
         if spec is None:
             raise ModelError(f"There is no engine “{target.engine}”.")

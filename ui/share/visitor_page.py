@@ -143,18 +143,18 @@ class VisitorActions(Actions):
     def again(self, visitor: Visitor, page: Page, panel: int, go_on: bool) -> None:
         """Retry a panel's last reply, or let it go on, within the limits."""
         turn = self._last_turn(page, panel)
-        if turn is None or turn.live is None:
+        if turn is None:
             return
-        run = turn.run(panel)
+        run = turn.run_of(panel)
         try:
-            self._visitors.may_run_again(visitor, turn.live, run.target if run else page.targets[panel])
+            self._visitors.may_run_again(visitor, turn, run.target if run else page.targets[panel])
         except TurnError as error:
             page.notice = Notice(str(error), "warn")
             return
         if go_on:
-            self._attempt(page, lambda: self._desk.turns.carry_on(turn.live, panel))
+            self._attempt(page, lambda: self._desk.turns.carry_on(turn, panel))
         else:
-            self._attempt(page, lambda: self._desk.turns.retry(turn.live, panel))
+            self._attempt(page, lambda: self._desk.turns.retry(turn, panel))
 
     def choose_opened(self, page: Page, panel: int, index: Any) -> None:
         opened = self._visitors.targets()

@@ -46,7 +46,12 @@ class ConversionError(Exception):
 
 def main() -> int:
     temporary: list[Path] = []
-    child = ChildEnd(lambda: [shutil.rmtree(path, ignore_errors=True) for path in temporary])
+
+    def clean_up() -> None:
+        for path in temporary:
+            shutil.rmtree(path, ignore_errors=True)
+
+    child = ChildEnd(clean_up)
     job = child.job
     temporary.append(Path(job["temporary"]))
     try:
