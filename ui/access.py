@@ -71,7 +71,10 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     "ui.history.tab": {
         OWNER: "_Tab._first_page _Tab._turn_page.<locals>.<lambda> _Tab._refresh _Tab._rename _Tab._pin _Tab._delete "
         "_Tab._undo _Tab._saved.<locals>.save _Tab._export _Tab._import _Tab._keep_text _Tab._retention "
-        "_Tab._ask.<locals>.<lambda> _Tab._sure _Tab._wire.<locals>.<lambda> _with_event.<locals>.handler",
+        "_Tab._ask.<locals>.<lambda> _Tab._sure _Tab._wire_list.<locals>.<lambda> "
+        "_Tab._wire_opening.<locals>.<lambda> _Tab._wire_go_on.<locals>.<lambda> "
+        "_Tab._wire_everything.<locals>.<lambda> "
+        "_with_event.<locals>.handler",
     },
     "ui.history.trends_tab": {OWNER: "_Tab._refresh _Tab._charts"},
     "ui.models.tab": {
@@ -86,8 +89,8 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
         "_Tab._comparable _Tab._save _Tab._import _with_event.<locals>.handler _rpc.<locals>.changes",
     },
     "ui.system.tab": {
-        OWNER: "build.<locals>.show build.<locals>.show_anew build.<locals>.ask_again "
-        "build.<locals>.start.<locals>.handler build.<locals>.cancel.<locals>.handler",
+        OWNER: "_Tab._show _Tab._show_anew _Tab._ask_again _Tab._start.<locals>.handler "
+        "_Tab._cancel.<locals>.handler",
     },
     "ui.system.servers": {OWNER: "Servers._tick Servers._add Servers._remove Servers._find Servers._take"},
     "ui.system.programs": {

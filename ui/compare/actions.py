@@ -56,7 +56,7 @@ def settings_from(
 
 def fields_of(settings: Settings) -> tuple[Any, ...]:
     """What the fields of the page show for these settings, in the order of `settings_from`."""
-    thinking = {True: "on", False: "off"}.get(settings.thinking, "model")  # type: ignore[call-overload]
+    thinking = {True: "on", False: "off"}.get(settings.thinking, "model")  # type: ignore[arg-type]
     return (
         settings.system_prompt or "",
         settings.max_new_tokens,

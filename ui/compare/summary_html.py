@@ -270,9 +270,7 @@ _COLUMNS: tuple[tuple[str, Callable[[RunView], Any], Callable[[Any], str], bool 
 )
 
 
-_THINKING_COLUMNS: tuple[
-    tuple[str, Callable[[RunView], float | None], Callable[[float | None], str], bool | None], ...
-] = (
+_THINKING_COLUMNS: tuple[tuple[str, Callable[[RunView], Any], Callable[[Any], str], bool | None], ...] = (
     ("first answer", lambda v: v.first_answer_s, fmt.seconds, True),
     ("answer finished", lambda v: v.metrics.answer_s if v.metrics else None, fmt.seconds, True),
     ("thought tokens", lambda v: v.reasoning_tokens, fmt.count, None),

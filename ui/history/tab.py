@@ -396,76 +396,88 @@ class _Tab:
     # --- wiring ----------------------------------------------------------------------------------------
 
     def _wire(self) -> None:
-        chosen = [self.query, *self.choices.values(), self.since, self.until]
-        listed = [self.list, self.position, self.offset, self.newer, self.older, self.notice]
-        opened = [
-            self.selected,
-            self.nothing,
-            self.actions,
-            self.detail,
-            self.title,
-            self.pin,
-            self.all_turns,
-            self.download,
+        self._wire_list()
+        self._wire_opening()
+        self._wire_conversation()
+        self._wire_go_on()
+        self._wire_everything()
+
+    @property
+    def _chosen(self) -> list[Any]:
+        """What the list is filtered by."""
+        return [self.query, *self.choices.values(), self.since, self.until]
+
+    @property
+    def _list_parts(self) -> list[Any]:
+        """What a new page of the list fills."""
+        return [self.list, self.position, self.offset, self.newer, self.older, self.notice]
+
+    @property
+    def _opened(self) -> list[Any]:
+        """What opening a conversation fills."""
+        return [
+            *(self.selected, self.nothing, self.actions, self.detail),
+            *(self.title, self.pin, self.all_turns, self.download),
         ]
-        refreshed = [*listed, *(self.choices[name] for name in _CHOICES), self.keep_text, self.retention]
-        first_page, refresh = told(self._first_page), told(self._refresh)
 
-        gr.on(
-            [each.change for each in chosen],
-            first_page,
-            chosen,
-            listed,
-            trigger_mode="always_last",
-            **_QUIET,
-        )
-        self.clear.click(lambda: [*[""] * 9], None, chosen[1:], **_QUIET)
-        self.newer.click(told(self._turn_page(-1)), [self.offset, *chosen], listed, **_QUIET)
-        self.older.click(told(self._turn_page(1)), [self.offset, *chosen], listed, **_QUIET)
+    def _relist(self, event: Any) -> Any:
+        """Show the list anew once an event has gone well."""
+        return event.success(told(self._refresh), [self.offset, *self._chosen], self._refreshed, **_QUIET)
 
-        def relist(event: Any) -> Any:
-            return event.success(refresh, [self.offset, *chosen], refreshed, **_QUIET)
+    @property
+    def _refreshed(self) -> list[Any]:
+        return [*self._list_parts, *(self.choices[name] for name in _CHOICES), self.keep_text, self.retention]
 
-        self.list.click(_with_event(self._open), None, [*opened, self.shown_turns], **_QUIET).then(
-            None, None, None, js=_TO_DETAIL_JS
-        )
-        self.all_turns.click(told(lambda i: self._shown(i, 10**9)), self.selected, opened, **_QUIET)
-        relist(
-            gr.on(
-                [self.rename.click, self.title.submit],
-                told(self._rename),
-                [self.selected, self.title],
-                opened,
-                **_QUIET,
+    def _wire_list(self) -> None:
+        changes = [each.change for each in self._chosen]
+        first_page = told(self._first_page)
+        gr.on(changes, first_page, self._chosen, self._list_parts, trigger_mode="always_last", **_QUIET)
+        self.clear.click(lambda: [*[""] * 9], None, self._chosen[1:], **_QUIET)
+        for button, step in ((self.newer, -1), (self.older, 1)):
+            button.click(
+                told(self._turn_page(step)), [self.offset, *self._chosen], self._list_parts, **_QUIET
+            )
+        on_show(
+            lambda listen: listen(
+                told(self._refresh), [self.offset, *self._chosen], self._refreshed, **_QUIET
             )
         )
-        relist(self.pin.click(told(self._pin), self.selected, opened, **_QUIET))
-        undone = [self.undo_row, self.undo_text, self.deleted, *opened]
-        relist(self.delete.click(told(self._delete), self.selected, undone, **_QUIET))
-        relist(self.undo.click(told(self._undo), self.deleted, undone, **_QUIET))
+
+    def _wire_opening(self) -> None:
+        opened = self.list.click(_with_event(self._open), None, [*self._opened, self.shown_turns], **_QUIET)
+        opened.then(None, None, None, js=_TO_DETAIL_JS)
+        self.all_turns.click(told(lambda i: self._shown(i, 10**9)), self.selected, self._opened, **_QUIET)
+
+    def _wire_conversation(self) -> None:
+        """What is done with the one that is open."""
+        renamed = [self.rename.click, self.title.submit]
+        title = [self.selected, self.title]
+        self._relist(gr.on(renamed, told(self._rename), title, self._opened, **_QUIET))
+        self._relist(self.pin.click(told(self._pin), self.selected, self._opened, **_QUIET))
+        undone = [self.undo_row, self.undo_text, self.deleted, *self._opened]
+        self._relist(self.delete.click(told(self._delete), self.selected, undone, **_QUIET))
+        self._relist(self.undo.click(told(self._undo), self.deleted, undone, **_QUIET))
         for button, kind in ((self.markdown, "md"), (self.json, "json")):
-            _then_download(
-                button.click(told(self._saved(kind)), self.selected, self.download, **_QUIET),
-                "history-download",
-            )
+            saved = button.click(told(self._saved(kind)), self.selected, self.download, **_QUIET)
+            _then_download(saved, "history-download")
+
+    def _wire_go_on(self) -> None:
         self.go_on.click(None, None, None, js=_TO_COMPARE_JS)
         # Emptied first, so that asking for the same conversation again is a change too.
-        self.go_on.click(lambda: None, None, self.history.open_in_compare, **_QUIET).then(
-            lambda conversation_id: conversation_id, self.selected, self.history.open_in_compare, **_QUIET
-        )
+        wanted = self.history.open_in_compare
+        emptied = self.go_on.click(lambda: None, None, wanted, **_QUIET)
+        emptied.then(lambda conversation_id: conversation_id, self.selected, wanted, **_QUIET)
 
-        _then_download(
-            self.export.click(told(self._export), [self.format, *chosen], self.exported), "history-export"
-        )
-        relist(self.bring_in.upload(told(self._import), [self.bring_in, self.machine_name], None))
+    def _wire_everything(self) -> None:
+        exported = self.export.click(told(self._export), [self.format, *self._chosen], self.exported)
+        _then_download(exported, "history-export")
+        self._relist(self.bring_in.upload(told(self._import), [self.bring_in, self.machine_name], None))
         self.keep_text.input(told(self._keep_text), self.keep_text, None, **_QUIET)
-        relist(self.retention.input(told(self._retention), self.retention, None, **_QUIET))
+        self._relist(self.retention.input(told(self._retention), self.retention, None, **_QUIET))
         for button, what in ((self.ask_texts, "texts"), (self.ask_all, "all")):
             button.click(self._ask(what), None, [self.sure, self.sure_text, self.what], **_QUIET)
         self.no.click(lambda: gr.update(visible=False), None, self.sure, **_QUIET)
-        relist(self.yes.click(told(self._sure), self.what, [self.sure, self.what, *opened]))
-
-        on_show(lambda listen: listen(refresh, [self.offset, *chosen], refreshed, **_QUIET))
+        self._relist(self.yes.click(told(self._sure), self.what, [self.sure, self.what, *self._opened]))
 
 
 def on_show(attach: Callable[[Callable[..., Any]], Any]) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from engines.engine import EngineError
 from engines.environments.environments import Environments
@@ -18,6 +18,15 @@ from engines.environments.spec import EnvironmentStatus, SetUpCancelledError
 from engines.protocol import Availability, Progress
 
 _LOG_TAIL_BYTES = 20_000
+
+
+class Asks(Protocol):
+    """What is needed of the EngineManager."""
+
+    @property
+    def known_availability(self) -> Mapping[str, Availability] | None: ...
+
+    def availability(self, *, refresh: bool = False) -> Mapping[str, Availability]: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class SetUpView:
 class SystemWork:
     """The engines' answers and the set-ups in progress. Thread-safe."""
 
-    def __init__(self, manager: Any, environments: Environments):
+    def __init__(self, manager: Asks, environments: Environments):
         self._manager = manager
         self.environments = environments
         self._lock = threading.Lock()

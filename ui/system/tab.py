@@ -7,7 +7,9 @@ of its own; the page is filled when the answers are there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -16,6 +18,7 @@ from engines import ENGINES
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.protocol import Availability, DeviceStatus, EngineSpec
+from engines.runtime.manager import EngineManager
 from engines.telemetry.sights import Sight, sights
 from ui.doctor import machine_lines, versions_text
 from ui.format import elapsed, percent, seconds, size, text
@@ -35,109 +38,140 @@ _STATES = {
 }
 
 
-def build(manager: Any, environments: Environments, doors: Doors | None = None) -> None:
+def build(manager: EngineManager, environments: Environments, doors: Doors | None = None) -> None:
     """Lay out and wire the tab; call inside the Blocks."""
-    work = SystemWork(manager, environments)
-    names = environments.names()
+    _Tab(SystemWork(manager, environments), environments.names(), manager, doors)
 
-    with gr.Column(elem_id="system"):
+
+@dataclass
+class _EnvironmentParts:
+    """Components of one environment."""
+
+    card: gr.HTML
+    start: gr.Button
+    cancel: gr.Button
+    log: gr.Textbox
+
+
+class _Tab:
+    """Components, handlers and wiring."""
+
+    def __init__(self, work: SystemWork, names: Sequence[str], manager: EngineManager, doors: Doors | None):
+        self._work, self._names = work, names
+        self._changed: Sequence[Any] = ()
+        """What tells that one engine has been asked again."""
+        with gr.Column(elem_id="system"):
+            self._lay_out()
+            if doors is not None:
+                self._changed = Servers(manager, doors.endpoints).changed
+                Programs(doors.keys, doors.lanes)
+        self._timer = gr.Timer(_POLL_S)  # fills the tab, then ticks only while something is going on
+        self._wire()
+
+    # --- components --------------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
         gr.HTML("<h2>This computer</h2>")
-        machine = gr.HTML(elem_id="system-machine")
+        self._machine = gr.HTML(elem_id="system-machine")
         gr.HTML(
             '<h3>Live</h3><div class="slot" data-slot="strip"></div>', js_on_load=None, elem_id="system-strip"
         )
-        seen = gr.HTML(elem_id="system-seen")
+        self._seen = gr.HTML(elem_id="system-seen")
         gr.HTML("<h2>Engines</h2>")
         with gr.Row(elem_classes="bar"):
-            refresh = gr.Button("Ask again", size="md", elem_id="system-refresh", scale=0, min_width=110)
-        engines = gr.HTML(elem_id="system-engines")
+            self._refresh = gr.Button(
+                "Ask again", size="md", elem_id="system-refresh", scale=0, min_width=110
+            )
+        self._engines = gr.HTML(elem_id="system-engines")
         gr.HTML(
             "<h2>Environments</h2><p>Some libraries cannot share an environment with the others. They get "
             "their own folder in the data directory.</p>"
         )
-        cards, logs = [], []
-        starts, cancels = [], []
-        for name in names:
-            cards.append(gr.HTML(elem_id=f"system-env-{name}"))
-            with gr.Row(elem_classes="bar"):
-                starts.append(
-                    gr.Button(
-                        "Set up", variant="primary", size="md", elem_id=f"system-set-up-{name}", scale=0
-                    )
-                )
-                cancels.append(
-                    gr.Button(
-                        "Cancel", size="md", elem_id=f"system-cancel-{name}", scale=0, interactive=False
-                    )
-                )
-            with gr.Accordion("Log of the last set-up", open=False):
-                logs.append(
-                    gr.Textbox(
-                        label=f"Log of the last set-up of {name}",
-                        lines=12,
-                        max_lines=12,
-                        interactive=False,
-                        elem_id=f"system-log-{name}",
-                        buttons=[],
-                    )
-                )
-        changed = []
-        if doors is not None:
-            changed = Servers(manager, doors.endpoints).changed
-            Programs(doors.keys, doors.lanes)
-    timer = gr.Timer(_POLL_S)  # fills the tab, then ticks only while something is going on
+        self._environments = [_environment_parts(name) for name in self._names]
 
-    def show():
-        work.ask()
-        views = [work.view(name) for name in names]
-        answers, asking, trouble = work.answers()
+    # --- handlers ----------------------------------------------------------------------------------------------
+
+    def _show(self) -> list[Any]:
+        self._work.ask()
+        views = [self._work.view(name) for name in self._names]
+        answers, asking, trouble = self._work.answers()
+        labels = [_SET_UP_LABELS.get(view.status.state, "Set up") for view in views]
         return [
             machine_html(machine_facts()),
             _seen_once(),
             engines_html(answers, asking, trouble),
             *(environment_html(view) for view in views),
             *(
-                gr.update(value=_SET_UP_LABELS.get(v.status.state, "Set up"), interactive=_can_start(v))
-                for v in views
+                gr.update(value=label, interactive=_can_start(view))
+                for label, view in zip(labels, views, strict=True)
             ),
             *(gr.update(interactive=view.running) for view in views),
-            *(work.log_tail(name) for name in names),
+            *(self._work.log_tail(name) for name in self._names),
             gr.update(interactive=not asking),
-            gr.Timer(active=work.busy()),
+            gr.Timer(active=self._work.busy()),
         ]
 
-    def ask_again():
-        work.ask(refresh=True)
-        return show()
+    def _ask_again(self) -> list[Any]:
+        self._work.ask(refresh=True)
+        return self._show()
 
-    def show_anew():
-        work.renew()
-        return show()
+    def _show_anew(self) -> list[Any]:
+        self._work.renew()
+        return self._show()
 
-    def start(name: str):
-        def handler():
-            if _can_start(work.view(name)):
-                work.start_set_up(name)
-            return show()
-
-        return handler
-
-    def cancel(name: str):
-        def handler():
-            work.cancel_set_up(name)
-            return show()
+    def _start(self, name: str) -> Callable[[], list[Any]]:
+        def handler() -> list[Any]:
+            if _can_start(self._work.view(name)):
+                self._work.start_set_up(name)
+            return self._show()
 
         return handler
 
-    outputs = [machine, seen, engines, *cards, *starts, *cancels, *logs, refresh, timer]
-    options = {"outputs": outputs, "show_progress": "hidden", "queue": False}
-    timer.tick(show, **options)
-    refresh.click(ask_again, **options)
-    for event in changed:
-        event.then(show_anew, **options)
-    for name, start_button, cancel_button in zip(names, starts, cancels, strict=True):
-        start_button.click(start(name), **options)
-        cancel_button.click(cancel(name), **options)
+    def _cancel(self, name: str) -> Callable[[], list[Any]]:
+        def handler() -> list[Any]:
+            self._work.cancel_set_up(name)
+            return self._show()
+
+        return handler
+
+    # --- wiring ------------------------------------------------------------------------------------------------
+
+    def _wire(self) -> None:
+        parts = self._environments
+        columns = [[getattr(part, name) for part in parts] for name in ("card", "start", "cancel", "log")]
+        outputs = [
+            self._machine,
+            self._seen,
+            self._engines,
+            *itertools.chain(*columns),
+            self._refresh,
+            self._timer,
+        ]
+        options: dict[str, Any] = {"outputs": outputs, "show_progress": "hidden", "queue": False}
+        self._timer.tick(self._show, **options)
+        self._refresh.click(self._ask_again, **options)
+        for event in self._changed:
+            event.then(self._show_anew, **options)
+        for name, part in zip(self._names, parts, strict=True):
+            part.start.click(self._start(name), **options)
+            part.cancel.click(self._cancel(name), **options)
+
+
+def _environment_parts(name: str) -> _EnvironmentParts:
+    card = gr.HTML(elem_id=f"system-env-{name}")
+    with gr.Row(elem_classes="bar"):
+        start = gr.Button("Set up", variant="primary", size="md", elem_id=f"system-set-up-{name}", scale=0)
+        cancel = gr.Button("Cancel", size="md", elem_id=f"system-cancel-{name}", scale=0, interactive=False)
+    with gr.Accordion("Log of the last set-up", open=False):
+        log = gr.Textbox(
+            label=f"Log of the last set-up of {name}",
+            lines=12,
+            max_lines=12,
+            interactive=False,
+            elem_id=f"system-log-{name}",
+            buttons=[],
+        )
+    return _EnvironmentParts(card, start, cancel, log)
 
 
 def _can_start(view: SetUpView) -> bool:
