@@ -281,7 +281,7 @@ def close_to_others(data_dir: Path) -> None:
 
     The data directory itself may be a folder that holds other things, too; then it stays as it is.
     """
-    if os.name != "posix":
+    if sys.platform == "win32":
         return  # the profile folder sees to that
     for name in OUR_FOLDERS:
         folder = data_dir / name
