@@ -277,6 +277,10 @@ class _CommandParser(argparse.ArgumentParser):
     def __init__(self, **options: Any):
         super().__init__(**{**options, "parents": [*options.get("parents", ()), _common()]})
 
+    def add_subparsers(self, **options: Any) -> Any:
+        """Commands of a command, which have these options from it."""
+        return super().add_subparsers(**{"parser_class": argparse.ArgumentParser, **options})
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
