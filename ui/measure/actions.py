@@ -24,6 +24,8 @@ from ui.measure.tuning import TuningWork
 
 MOST_FILE_BYTES = 200_000_000
 DEEPEST_SWEEP = 32_768
+TUNES = {"tune-decode": "decode", "tune-prefill": "prefill"}
+"""A button -> the tuner's job: long answers, or long prompts."""
 
 
 class Refused(ValueError):  # noqa: N818 - it is no error of the program's
@@ -122,7 +124,7 @@ class Actions:
             self.desk.measurements.delete(value)
             return "" if shown is not None and shown.id == value else None
         target = self._lane(shown, value).lane.target
-        if act == "tune" and (said := self.tuning.start(target)):
+        if act in TUNES and (said := self.tuning.start(target, TUNES[act])):
             raise Refused(said)
         if act == "untune":
             self.tuning.take_back(target)

@@ -15,6 +15,7 @@ from engines.measure.records import HIGHER_IS_BETTER, Case, Figure, LaneResult, 
 from engines.measure.spread import LEAST_REPEATS, apart, case_figures
 from ui import format as fmt
 
+UNDER_WAY = ("running", "paused")
 COLOURS = 6
 """The page has six colours, each with a dash pattern; a lane's number is always beside its colour."""
 
@@ -160,7 +161,7 @@ class Board:
 
 def _excluded(result: LaneResult, measurement: Measurement) -> str | None:
     """Why the lane cannot win; while it is still being measured, only what is final already."""
-    if result.failure is None and measurement.status in ("running", "paused") and result.status == "waiting":
+    if result.failure is None and measurement.status in UNDER_WAY and result.status in ("waiting", "partly"):
         final = not result.asked_device or any(repeat.refused for repeat in result.repeats)
         failed = result.quality is not None and not result.quality.passed
         return verdict.excluded(result, measurement) if final or failed else None

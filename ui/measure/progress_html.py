@@ -153,6 +153,7 @@ def tuner(key: str, view: TuningView | None, tuned: Mapping[str, Any], can_start
         parts.append(f'<span class="stamp fair">tuned: {fmt.text(spelled(tuned))}</span> ')
         parts.append(button("untune", "Take back", key, describes=f"Take the tuning of {key} back"))
     if can_start:
-        label = f"Tune ({roughly(SECONDS)})"
-        parts.append(button("tune", label, key, describes=f"{label} {key}"))
+        for act, purpose in (("tune-decode", "answers"), ("tune-prefill", "prompts")):
+            label = f"Tune for long {purpose}"
+            parts.append(button(act, label, key, describes=f"{label}, {roughly(SECONDS)}: {key}"))
     return "".join(parts) + said

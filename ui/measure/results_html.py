@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engines.measure import verdict
@@ -15,7 +16,7 @@ from engines.measure.records import Case, Figure, ForeignRow, Quality, Repeat, V
 from engines.measure.spread import figure as figure_of
 from ui import format as fmt
 from ui.doctor import machine_lines, versions_text
-from ui.measure.board import METRIC, METRICS, Board, Column, Metric, ShownLane, case_line
+from ui.measure.board import METRIC, METRICS, UNDER_WAY, Board, Column, Metric, ShownLane, case_line
 from ui.measure.charts import BEST, bar, bars, is_sweep, struck, sweep, tokens_over_time
 from ui.measure.contract import POINTS
 
@@ -81,7 +82,7 @@ def verdicts(board: Board, buttons: Buttons = no_buttons) -> str:
     if not any(repeat.counts for lane in board.lanes for repeat in lane.result.repeats):
         return ""
     cards = "".join(_verdict(board, found, buttons) for found in board.verdicts)
-    running = board.measurement.status in ("running", "paused")
+    running = board.measurement.status in UNDER_WAY
     note = "So far; it may change until the measurement is finished." if running else ""
     return section("Verdict", f'<div class="ms-cards">{cards}</div>', note)
 
@@ -138,6 +139,8 @@ def lanes(board: Board, buttons: Buttons = no_buttons) -> str:
     for lane in board.lanes:
         result = lane.result
         css, word = _STATES.get(result.status, ("", result.status))
+        if result.status == "partly" and board.measurement.status in UNDER_WAY:
+            css, word = "chip-busy", "under way"
         cells = [
             f'<span class="chip {css}">{word}</span>',
             _repeats(result.repeats),
@@ -270,7 +273,8 @@ def ledger(board: Board) -> str:
     if not rows_of:
         return ""
     steps = [(name, title) for name, title in _STEPS if any(times[1].get(name) for _, times in rows_of)]
-    column = Column.of([sum(v for v in times.values() if v) for _, (_, times) in rows_of], "s")
+    whole = Column.of([sum(v for v in times.values() if v) for _, (_, times) in rows_of], "s")
+    column = replace(whole, decimals=max(1, whole.decimals))
     top = max(sum(v for v in times.values() if v) for _, (_, times) in rows_of)
     rows = []
     for lane, (word, times) in rows_of:
@@ -499,7 +503,7 @@ def fingerprint(board: Board) -> str:
     items = "".join(f"<li>{fact}</li>" for fact in facts)
     return section(
         "Machine and environment",
-        f'<ul class="ms-list">{items}</ul>'
+        f'<ul class="ms-list ms-facts">{items}</ul>'
         + table("What each lane ran on", ("Lane", "Runs on", "Placement", "Packages"), rows, "ms-words"),
     )
 

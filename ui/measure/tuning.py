@@ -46,13 +46,13 @@ class TuningWork:
         with self._lock:
             return any(view.running for view in self._views.values())
 
-    def start(self, target: Target) -> str | None:
-        """Begin; the sentence for the person when that cannot be now."""
+    def start(self, target: Target, job: str) -> str | None:
+        """Begin, for `decode` or `prefill`; the sentence for the person when that cannot be now."""
         with self._lock:
             if self._desk.busy or any(view.running for view in self._views.values()):
                 return "A measurement or a tuning is running: one at a time has the machine. Stop it first, or wait."
             self._views[str(target)] = TuningView(target, True, "Starting")
-        threading.Thread(target=self._work, args=(target,), name="tune", daemon=True).start()
+        threading.Thread(target=self._work, args=(target, job), name="tune", daemon=True).start()
         return None
 
     def take_back(self, target: Target) -> None:
@@ -61,11 +61,15 @@ class TuningWork:
         with self._lock:
             self._views.pop(str(target), None)
 
-    def _work(self, target: Target) -> None:
+    def _work(self, target: Target, job: str) -> None:
         found, error = None, None
         try:
             found = tune(
-                self._desk.manager, target, self._seconds, lambda text: self._change(target, now=text)
+                self._desk.manager,
+                target,
+                self._seconds,
+                lambda text: self._change(target, now=text),
+                job=job,
             )
             self._desk.measurements.keep_tuning(target, found.best, found.why)
         except (EngineFailure, StoreError) as problem:

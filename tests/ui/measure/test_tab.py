@@ -233,3 +233,18 @@ def test_others_measurements_come_in_and_stand_beside(new_page, served, measured
     expect(page.locator("section[aria-label='Other benchmarks']")).to_contain_text("17.5")
     button(page, "show").first.click()
     expect(page.locator("section[aria-label='Other benchmarks']")).to_have_count(0)
+
+
+def test_a_lane_is_tuned_by_its_button_and_the_result_taken_back(new_page, served, measured):
+    page = measure_tab(new_page, served)
+    if served.desk.session.measurement.id != measured.id:
+        page.locator(f"#measure [data-act=show][data-value='{measured.id}']").click()
+    row = page.locator("#measure .ms-lanes tr", has_text=FAST)
+    row.locator("[data-act=tune-decode]").click()
+    expect(row).to_contain_text("tuned: pace=400", timeout=90_000)
+    expect(row).to_contain_text("kept")
+    target = measured.lane(FAST).lane.target
+    assert served.desk.measurements.tuned(target) == {"pace": "400"}
+    row.locator("[data-act=untune]").click()
+    expect(row.locator("[data-act=untune]")).to_have_count(0)
+    assert served.desk.measurements.tuned(target) == {}
