@@ -14,7 +14,14 @@
     box.addEventListener("scroll", () => {
       pinned = box.scrollHeight - box.scrollTop - box.clientHeight < near;
     }, { passive: true });
-    const down = () => { if (pinned) box.scrollTop = box.scrollHeight; };
+    // A scroll is told one frame late: who is further up than we left the box, though it has not shrunk, has scrolled.
+    let left = 0, height = 0;
+    const down = () => {
+      if (box.scrollTop < left - near && box.scrollHeight >= height) pinned = false;
+      if (pinned) box.scrollTop = box.scrollHeight;
+      left = box.scrollTop;
+      height = box.scrollHeight;
+    };
     new MutationObserver(down).observe(box, { childList: true, subtree: true, characterData: true });
     box.addEventListener("toggle", () => { pinned = false; }, true);
     down();
