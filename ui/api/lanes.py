@@ -12,6 +12,7 @@ from typing import Any
 from engines.models.library import ModelLibrary
 from engines.protocol import DEMO_MODEL, Availability, EngineSpec, ProtocolError, Target
 from engines.runtime.manager import EngineManager
+from storage.measurements import Measurements
 from storage.store import Store, StoreError
 from ui.api.errors import ApiError
 
@@ -141,17 +142,26 @@ class Lanes:
         raise _no_model(f"{spec.title} cannot run on {device}: {reason} {remedy}".strip())
 
     def _best(self, model: str | None = None) -> Target:
-        """The lane that was fastest alone in the log, else the first that runs.
+        """The lane that a verdict's “Use it” chose, else the fastest alone in the log, else the first that runs.
 
         `model`: of that model only; None: of the one that people here used last, the demo only if it is all there is.
         """
         lanes = {lane.target: lane for lane in self.all()}
-        measured = [target for target in self._fastest_first() if target in lanes]
         wanted = model or self._model_used_last(lanes)
+        chosen = self._chosen(wanted or DEMO_MODEL)
+        measured = [target for target in (*chosen, *self._fastest_first()) if target in lanes]
         for target in (*measured, *(t for t, lane in lanes.items() if lane.ready), *lanes):
             if wanted is None or target.model == wanted:
                 return target
         raise ApiError(503, "No backend can run on this computer; the System tab says why.", code="no_lane")
+
+    def _chosen(self, model: str) -> list[Target]:
+        """The lane that the person made this model's first one on the Measure tab."""
+        try:
+            spelling = Measurements(self._store).preferred(model)
+            return [Target.parse(spelling, model)] if spelling else []
+        except (StoreError, ProtocolError):
+            return []
 
     def _fastest_first(self) -> list[Target]:
         try:

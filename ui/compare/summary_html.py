@@ -174,8 +174,9 @@ def prompt_agreement(found: Sequence[Line]) -> str:
             hashes.setdefault(line.view.prompt_sha256, []).append(line.panel)
     elsewhere = [line.panel for line in found if line.view.metrics and line.view.metrics.clock != "worker"]
     if len(hashes) < 2 and elsewhere and len(found) > 1:
+        panels = f"panel{'s' if len(elsewhere) > 1 else ''} {_listed(elsewhere)}"
         return (
-            f'<span class="stamp warn">prompt tokens unknown</span> panel {_listed(elsewhere)}: a server made the '
+            f'<span class="stamp warn">prompt tokens unknown</span> {panels}: a server made the '
             "tokens, so nobody here can say whether they were the same"
         )
     if len(hashes) < 2:

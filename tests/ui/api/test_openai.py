@@ -11,6 +11,8 @@ import httpx
 import openai
 import pytest
 
+from engines.protocol import Target
+from storage.measurements import Measurements
 from tests.ui.api.conftest import ECHO, SLOW
 
 HELLO = [{"role": "user", "content": "Hello 🎉 there"}]
@@ -171,6 +173,15 @@ def test_auto_an_alias_and_a_models_name_say_who_answered(client, served):
     for name in ("auto", "demo"):
         reply = client.chat.completions.create(model=name, messages=HELLO)
         assert reply.model == f"{fastest['engine']}/CPU/{fastest['precision']}@demo"
+
+
+def test_auto_follows_the_verdict_that_the_person_took(client, served):
+    Measurements(served.store).prefer(Target("plain", "CPU", "20"))
+    try:
+        reply = client.chat.completions.create(model="auto", messages=HELLO, max_tokens=2)
+        assert reply.model == "plain/CPU/20@demo"
+    finally:
+        served.store.set_setting("preferred_targets", {})
 
 
 def test_every_request_is_a_run_in_the_log(client, served):
