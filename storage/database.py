@@ -223,7 +223,7 @@ class HistoryFile:
         )
         try:
             db = Database(connection)
-            known = {migration.name for migration in migrations._migrations}
+            known = {migration.name for migration in migrations.pending(Database(memory=True))}
             applied = {migration.name for migration in migrations.applied(db)}
             newer = sorted(applied - known)
             if newer:

@@ -12,11 +12,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 from sqlite_utils import Database
@@ -33,6 +33,7 @@ from storage.records import Conversation, Filter, Page, until_replaced
 __all__ = ["Store", "StoreBusyError", "StoreError"]
 
 FILE_NAME = "arena.sqlite3"
+Answer = TypeVar("Answer")
 _TIDY_EVERY_S = 3600.0
 LEAST_ROOM_BYTES = 200_000
 """With less space than this a reply may not fit any more."""
@@ -323,6 +324,11 @@ class Store:
             if attempts:
                 found.append((turn, max(attempts, key=lambda run: run.attempt)))
         return found
+
+    def read(self, question: Callable[[Database], Answer]) -> Answer:
+        """The answer to a question that reads the history and sees one consistent state; raises StoreError."""
+        with self.file.reading() as db:
+            return question(db)
 
     def conversation(self, conversation_id: str) -> Conversation | None:
         """A conversation with all its turns and runs, oldest first; None when there is none of that id."""

@@ -67,7 +67,7 @@ def build(
             with gr.Tab("Measure", id="measure-tab"):
                 measured = measure_tab.build(desk, store, library)
             with gr.Tab("History", id="history"):
-                history = history_tab.build(store, turns)
+                history = history_tab.build(store)
             with gr.Tab("Trends", id="trends"):
                 trends_tab.build(store)
             with gr.Tab("Models", id="models-tab"), gr.Column(elem_id="models"):
@@ -86,6 +86,9 @@ def build(
 
 
 def _poll_calmly(demo: gr.Blocks) -> None:
-    """Outside Windows Gradio's queue looks for work a thousand times a second: 5 % of a core for an idle page."""
+    """Outside Windows Gradio's queue looks for work a thousand times a second: 5 % of a core for an idle page.
+
+    Gradio has no public setting for it; `Blocks.queue` takes none of these.
+    """
     demo._queue.sleep_when_free = max(demo._queue.sleep_when_free, 0.02)
     demo._queue.progress_update_sleep_when_free = max(demo._queue.progress_update_sleep_when_free, 0.1)

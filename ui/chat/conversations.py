@@ -154,10 +154,6 @@ class Talks:
                 talk.version += 1
         return talk
 
-    def known(self, conversation_id: str | None) -> Talk | None:
-        """The conversation if it is in memory; never reads the log."""
-        return self._talks.get(conversation_id) if conversation_id else None
-
     def started(self, live_turn: LiveTurn, replaces_turn_id: str | None = None) -> TalkTurn:
         """Take in a turn that was just sent."""
         with self._lock:

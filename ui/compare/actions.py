@@ -1,6 +1,6 @@
 """What the Compare tab's buttons do: check what came in, hand it to Turns, leave a notice where it cannot be done.
 
-No painting here: every action changes the page or the conversation, and the follower (compare_follow.py) shows it.
+No painting here: every action changes the page or the conversation, and the painter (painter.py) shows it.
 An action never raises at the person: what cannot be done becomes one sentence above the prompt.
 """
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import gradio as gr
 
+from engines.models.library import ModelLibrary
 from engines.protocol import DEMO_MODEL, ProtocolError, Target
 from engines.runtime.manager import EngineManager, TargetState
 from storage.measurements import Measurements
 from storage.store import Store, StoreError
 from ui.chat.conversations import Talk, Talks
-from ui.chat.turns import PANELS
+from ui.chat.turns import PANELS, Turns
 from ui.compare import panel_html as view
 from ui.compare.offer import Offer
 from ui.reply_html import GrowingMarkdown
@@ -98,7 +99,7 @@ class Pages:
 class Desk:
     """What every handler of the Compare tab works with: the app's parts, the tabs, and what this machine offers."""
 
-    def __init__(self, manager: EngineManager, store: Store, turns: Any, library: Any):
+    def __init__(self, manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary):
         self.manager, self.store, self.turns, self.library = manager, store, turns, library
         self.talks = Talks(store, turns)
         self.pages = Pages()

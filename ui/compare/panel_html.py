@@ -1,6 +1,6 @@
 """A panel as HTML: its head with state and numbers, and its conversation. Plain functions, text in, HTML out.
 
-Everything that comes from a model, a file or a person goes through `fmt.text` or `compare_markdown`. The head has a
+Everything that comes from a model, a file or a person goes through `fmt.text` or `ui.reply_html`. The head has a
 fixed height and its figures fixed places, so nothing moves while a reply streams in.
 """
 

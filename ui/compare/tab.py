@@ -1,9 +1,8 @@
 """The Compare tab: one prompt, every backend, side by side.
 
-Components come from compare_build, what the buttons do from compare_actions, what is shown from compare_page and
-compare_view; here they are wired. Every action is a short handler followed by the follower, which paints until the
-last reply has ended. Replies belong to the conversation, not to the tab: a reload finds them again by the id in the
-address.
+Components come from components, what the buttons do from actions, what is shown from painter and panel_html; here
+they are wired. Every action is a short handler, after which the browser asks what has changed. Replies belong to the
+conversation, not to the tab: a reload finds them again by the id in the address.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import Any
 import gradio as gr
 
 from engines.hardware import machine_facts
+from engines.models.library import ModelLibrary
 from engines.protocol import Target
 from engines.runtime.manager import EngineManager
 from storage.store import Store
@@ -34,7 +34,7 @@ SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending(
 ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 
-def build(manager: EngineManager, store: Store, turns: Turns, library: Any) -> Compare:
+def build(manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary) -> Compare:
     """Build the tab inside the Blocks; its `load` is to be wired to the Blocks' load."""
     return Compare(Desk(manager, store, turns, library))
 

@@ -24,7 +24,6 @@ from storage.exchange.documents import file_name
 from storage.records import Filter
 from storage.store import Store, StoreError
 from ui import format as fmt
-from ui.chat.turns import Turns
 from ui.history import conversation_html as view
 
 ANY = "Any"
@@ -98,7 +97,7 @@ class History:
     """The id of the conversation to continue on the Compare tab; changes when the person asks for it."""
 
 
-def build(store: Store, turns: Turns | None = None) -> History:
+def build(store: Store) -> History:
     """Build the tab inside a Blocks (and, as a rule, a Tab, which then refreshes it when it is opened)."""
     return _Tab(store).history
 
@@ -256,8 +255,7 @@ class _Tab:
 
     def _refresh(self, offset: int, *chosen: str) -> list[Any]:
         """The page as it is now, with what the filters can be set to."""
-        with self.store.file.reading() as db:
-            found = queries.choices(db)
+        found = self.store.read(queries.choices)
         return [
             *self._listed(int(offset or 0), *chosen),
             *(gr.update(choices=[(ANY, ""), *((readable(v), v) for v in found[name])]) for name in _CHOICES),

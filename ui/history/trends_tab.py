@@ -56,9 +56,9 @@ class _Tab:
 
     def _refresh(self, *chosen: str | None) -> list[Any]:
         """Offer what there is, keep what is chosen, and take the two most used targets where nothing is."""
-        with self.store.file.reading() as db:
-            used = queries.used_targets(db)
-            machines = queries.choices(db)["machine"]
+        used, machines = self.store.read(
+            lambda db: (queries.used_targets(db), queries.choices(db)["machine"])
+        )
         updates: list[Any] = []
         now: list[str | None] = []
         for side, (model, target, machine) in enumerate((chosen[:3], chosen[3:])):
@@ -106,8 +106,7 @@ class _Tab:
             model=model,
             machine=machine or None,
         )
-        with self.store.file.reading() as db:
-            return {metric: trend(db, where, metric) for metric in METRICS}
+        return self.store.read(lambda db: {metric: trend(db, where, metric) for metric in METRICS})
 
     # --- wiring ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from engines.environments.environments import Environments
-from engines.protocol import Failed, Finished, Target
+from engines.protocol import Failed, Finished, Target, Token
 from engines.runtime.manager import EngineFailure, EngineManager
 from tests.helpers.worlds import ECHO, SLOW_ECHO, SPECS, DemoFolder, ask, bad, manager_on
 
@@ -85,19 +85,26 @@ def test_two_askers_share_one_load(make_manager):
 
 def test_two_runs_on_one_target_take_turns(make_manager):
     manager = make_manager()
-    outcomes = []
+    outcomes, tokens = {}, []
 
     def use(name):
         with manager.lease(SLOW_ECHO) as lease:
-            outcomes.append(lease.generate(name, ask("a b c"), lambda e: None))
+            outcomes[name] = lease.generate(
+                name,
+                ask("a b c"),
+                lambda event: isinstance(event, Token) and tokens.append((name, event.run_id)),
+            )
 
     threads = [threading.Thread(target=use, args=(name,)) for name in ("one", "two")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert {o.run_id for o in outcomes} == {"one", "two"}
-    assert all(isinstance(o, Finished) for o in outcomes)
+    assert all(isinstance(outcome, Finished) for outcome in outcomes.values())
+    assert {name for name, _ in tokens} == {"one", "two"}
+    assert all(name == run_id for name, run_id in tokens)  # each hears its own, as the worker named it
+    changes = [now for now, before in zip(tokens[1:], tokens, strict=False) if now != before]
+    assert len(changes) == 1  # the second began when the first had ended
 
 
 def test_the_least_recently_used_idle_worker_makes_room(make_manager, children):
