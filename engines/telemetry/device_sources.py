@@ -151,11 +151,11 @@ def sources() -> list[DeviceSource]:
     if sys.platform == "linux":
         found.append(LinuxDevices())
     elif sys.platform == "win32":
-        from engines.telemetry.windows_counters import WindowsDevices
-
         try:
+            from engines.telemetry.windows_counters import WindowsDevices
+
             found.append(WindowsDevices())
-        except OSError:
+        except (ImportError, OSError):
             pass  # the performance counters are switched off, or pywin32 is missing
     try:
         found.append(NvidiaDevices())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from engines.telemetry import placement, power
 from engines.telemetry.devices_seen import DevicesSeen
 from engines.telemetry.disturbance import Conditions, Overlap, Watch
 from engines.telemetry.placement import Placement
+
+log = logging.getLogger(__name__)
 
 
 class Begun(Overlap, Protocol):
@@ -60,16 +63,30 @@ class RunWatch:
         eyes: Eyes,
     ):
         self._activity, self._doing, self._pid, self._eyes = activity, doing, worker_pid, eyes
-        self._eyes.run_begins(doing.what)
-        self._watch = Watch(power.in_words, activity.processes_elsewhere)
+        self._watch: Watch | None = None
+        try:
+            eyes.run_begins(doing.what)
+            self._watch = Watch(power.in_words, activity.processes_elsewhere)
+        except Exception:
+            log.warning("a run is not watched", exc_info=True)
 
-    def ended(self, requested: str, loaded: Loaded) -> Observed:
-        """The run is over; call before its `doing` is left."""
+    def ended(self, requested: str, loaded: Loaded) -> Observed | None:
+        """The run is over; call before its `doing` is left. None where it could not be watched."""
+        if self._watch is None:
+            return None
+        try:
+            return self._seen(self._watch, requested, loaded)
+        except Exception:
+            log.warning("a run's end is not seen", exc_info=True)
+            return None
+
+    def _seen(self, watch: Watch, requested: str, loaded: Loaded) -> Observed:
         since, until = self._doing.started_s, self._activity.clock()
         self._eyes.run_ends(self._doing.what)
         seen = self._eyes.seen(since, until, self._pid)
-        conditions = self._watch.ended(self._activity.overlapping(since, until, besides=self._doing), seen)
-        cores = None if self._pid is None else self._watch.cpu_cores_of(self._pid)
+        overlaps = self._activity.overlapping(since, until, besides=self._doing)
+        conditions = watch.ended(overlaps, seen)
+        cores = None if self._pid is None else watch.cpu_cores_of(self._pid)
         return Observed(conditions, placement.judge(requested, loaded, cores, seen))
 
 

@@ -6,6 +6,7 @@ what was busy in between is known to the moment, however short it was.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from engines.telemetry.devices_seen import DeviceReading, DeviceSource, DevicesS
 from engines.telemetry.presence import accelerators
 from engines.telemetry.processes import ours
 from engines.telemetry.readings import Reading, SystemReadings
+
+log = logging.getLogger(__name__)
 
 PERIOD_S = 0.5
 KEPT_S = 180.0
@@ -120,14 +123,25 @@ class Sampler:
             last = self._samples[-1].at_s if self._samples else now
             if self._samples and now - last < _LEAST_S:
                 return
-            if self._sources is None:
-                self._sources = list(self._find_sources()) if self._find_sources else []
-            self._names = dict(self._workers())
-            own = ours.pids()
-            readings = {reading.name: reading for reading in self._system.take(self._names, own)}
-            devices = tuple(device for source in self._sources for device in source.read(self._names))
-            self._samples.append(Sample(now, last, readings, devices))
-            self.version += 1
+            try:
+                self._samples.append(self._take(now, last))
+                self.version += 1
+            except Exception:
+                log.warning("this machine's readings failed", exc_info=True)
+
+    def _take(self, now: float, last: float) -> Sample:
+        if self._sources is None:
+            self._sources = list(self._find_sources()) if self._find_sources else []
+        self._names = dict(self._workers())
+        readings = {reading.name: reading for reading in self._system.take(self._names, ours.pids())}
+        devices: list[DeviceReading] = []
+        for source in tuple(self._sources):
+            try:
+                devices += source.read(self._names)
+            except Exception:
+                log.warning("%s is not asked any more", type(source).__name__, exc_info=True)
+                self._sources = [other for other in self._sources if other is not source]
+        return Sample(now, last, readings, tuple(devices))
 
     # --- asking ----------------------------------------------------------------------------------------
 

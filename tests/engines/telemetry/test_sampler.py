@@ -162,3 +162,34 @@ def test_the_strip_draws_each_device_and_worker_with_its_figures():
     assert 'class="mark starts"' in html
     assert "echo/CPU/fast" not in strip.html(hide_workers=True)
     sampler.close()
+
+
+class Broken:
+    """A driver's library that raises something of its own."""
+
+    asked = 0
+
+    def read(self, pids):
+        Broken.asked += 1
+        raise ZeroDivisionError("the driver")
+
+
+def test_a_source_that_raises_is_dropped_and_costs_no_run():
+    sampler = Sampler(lambda: False, list, lambda: [Broken(), Counter()], period_s=60)
+    for _ in range(3):
+        sampler.sample()
+        time.sleep(0.06)
+    assert Broken.asked == 1
+    assert [device.name for device in sampler.samples()[-1].devices] == ["NPU accel0"]
+    sampler.close()
+
+
+def test_readings_that_fail_cost_no_run():
+    def no_workers():
+        raise OSError("not now")
+
+    sampler = Sampler(lambda: False, no_workers, period_s=60)
+    sampler.sample()
+    sampler.run_ends("a run")
+    assert sampler.samples() == ()
+    assert sampler.seen(0.0, time.monotonic(), None).busy == {}
