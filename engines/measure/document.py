@@ -16,8 +16,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from engines.measure import verdict
-from engines.measure.records import Lane, LaneResult, Measurement
-from engines.measure.spread import case_figures
+from engines.measure.records import METRICS, Figure, Lane, LaneResult, Measurement
+from engines.measure.spread import case_figures, geometric_mean
 
 FORMAT = "backend-arena-measurement"
 VERSION = 1
@@ -73,6 +73,7 @@ def _lane_document(result: LaneResult, measurement: Measurement) -> dict[str, An
         "medians": _of(figures, lambda f: f.median),
         "intervals": _of(figures, lambda f: [f.low, f.high]),
         "iqr": _of(figures, lambda f: [f.q1, f.q3]),
+        "geometric_means": _joined(figures, measurement),
         "excluded": verdict.excluded(result, measurement),
         "share_of_limit": verdict.share_of_limit(result, measurement),
     }
@@ -80,6 +81,17 @@ def _lane_document(result: LaneResult, measurement: Measurement) -> dict[str, An
 
 def _of(figures: Mapping[str, Mapping[str, Any]], part: Any) -> dict[str, dict[str, Any]]:
     return {case: {metric: part(f) for metric, f in made.items()} for case, made in figures.items()}
+
+
+def _joined(figures: Mapping[str, Mapping[str, Figure]], measurement: Measurement) -> dict[str, float]:
+    """Each metric's geometric mean over the cases, as MLPerf Client joins its categories; with none missing."""
+    found = {}
+    for metric in METRICS:
+        medians = [figures.get(case.name, {}).get(metric) for case in measurement.suite.cases]
+        mean = geometric_mean([made.median for made in medians if made is not None])
+        if mean is not None and None not in medians:
+            found[metric] = mean
+    return found
 
 
 def from_document(document: Any) -> Measurement:

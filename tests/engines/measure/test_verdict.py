@@ -53,6 +53,15 @@ def test_an_independent_script_gets_the_reports_figures_from_the_stored_offsets(
             assert min(rates) <= low <= statistics.median(rates) <= high <= max(rates)
 
 
+def test_categories_are_joined_by_their_geometric_mean_and_only_if_none_is_missing():
+    (shown,) = document.to_document(measured(result("100", book=4)))["lanes"]
+    both = [shown["medians"][case]["ttft_s"] for case in ("chat", "book")]
+    assert shown["geometric_means"]["ttft_s"] == pytest.approx((both[0] * both[1]) ** 0.5)
+    half = result("100")
+    half = replace(half, repeats=tuple(r for r in half.repeats if r.case == "chat"))
+    assert document.to_document(measured(half))["lanes"][0]["geometric_means"] == {}
+
+
 def test_the_document_says_what_the_issue_names():
     made = document.to_document(measured(result("100"), machine={"processor": "P"}))
     assert {"contract", "machine", "environment", "lanes", "verdict"} <= set(made)
