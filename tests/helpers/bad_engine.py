@@ -57,7 +57,7 @@ class BadEngine(Engine):
     def _garbage(self, ids, on_token):
         """Fast and complete, and always the same."""
         while on_token(ids[4]):
-            time.sleep(0.002)
+            time.sleep(0.01)
 
     def _early_stop(self, ids, on_token):
         for token_id in ids[:5]:
@@ -68,7 +68,7 @@ class BadEngine(Engine):
         _echo(ids, on_token)
 
     def _falls_back(self, ids, on_token):
-        _echo(ids, on_token, pause_s=0.001)
+        _echo(ids, on_token, pause_s=0.01)
 
     def _hang_in_reply(self, ids, on_token):
         on_token(ids[0])
@@ -108,7 +108,8 @@ class BadEngine(Engine):
 
 def _echo(ids, on_token, pause_s=0.0):
     for token_id in itertools.cycle(ids):
-        time.sleep(pause_s)
+        if pause_s:
+            time.sleep(pause_s)
         if not on_token(token_id):
             return
 

@@ -22,9 +22,9 @@ ONE_ROUND = replace(TINY, cases=(SHORT,), repeats=1, instruction_tokens=4)
 
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory):
-    """Weights of which 10 GB/s read 1,000 a second: an echo at its pace is possible, one without is not."""
+    """Weights of which 10 GB/s read 250 a second: an echo at its pace is possible, one without is not."""
     folder = tmp_path_factory.mktemp("measure")
-    manager = EngineManager(folder, Weights(10_000_000), Environments(folder), specs=SPECS)
+    manager = EngineManager(folder, Weights(40_000_000), Environments(folder), specs=SPECS)
     yield manager
     manager.shutdown()
 
