@@ -78,9 +78,13 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     },
     "ui.history.trends_tab": {OWNER: "_Tab._refresh _Tab._charts"},
     "ui.models.tab": {
-        OWNER: "build.<locals>.overview build.<locals>.plan_it build.<locals>.start build.<locals>.tick "
-        "build.<locals>.ask build.<locals>.ask_trust build.<locals>.confirm_trust build.<locals>.withdraw_trust "
-        "build.<locals>.remove_it build.<locals>.import_it build.<locals>.<lambda>",
+        OWNER: "ModelsTab._plan_all ModelsTab._get_all ModelsTab._get_some ModelsTab._pick ModelsTab._tick "
+        "ModelsTab._lists ModelsTab._ask_trust ModelsTab._confirm_trust ModelsTab._withdraw_trust "
+        "ModelsTab._ask_remove ModelsTab._remove ModelsTab._keep ModelsTab._import",
+    },
+    "ui.compare.model_menu": {
+        OWNER: "ModelMenu._toggle ModelMenu._pick ModelMenu._show_offer ModelMenu._timer_of ModelMenu._get "
+        "ModelMenu._tick ModelMenu._no ModelMenu._name",
     },
     "ui.models.background": {OWNER: "ModelWork.stop"},
     "engines.models.library": {OWNER: "ModelLibrary.latest_log"},

@@ -20,6 +20,7 @@ from ui.history import trends_tab
 from ui.measure import tab as measure_tab
 from ui.measure.desk import Desk
 from ui.models import tab as models_tab
+from ui.models.background import ModelWork
 from ui.share.owner_panel import OwnerPanel
 from ui.share.sharing import Sharing
 from ui.share.visitors import Visitors
@@ -63,7 +64,8 @@ def build(
             panel = OwnerPanel(*sharing, store, lambda request: page.shown_targets(request))
         with gr.Tabs(elem_id="tabs", selected="compare") as tabs:
             with gr.Tab("Compare", id="compare"):
-                page = compare.build(manager, store, turns, library)
+                work = ModelWork(library)
+                page = compare.build(manager, store, turns, library, work)
             with gr.Tab("Measure", id="measure-tab"):
                 measured = measure_tab.build(desk, store, library)
             with gr.Tab("History", id="history"):
@@ -71,7 +73,7 @@ def build(
             with gr.Tab("Trends", id="trends"):
                 trends_tab.build(store)
             with gr.Tab("Models", id="models-tab"), gr.Column(elem_id="models"):
-                models_tab.build(library, manager)
+                models_tab.build(library, manager, work)
             with gr.Tab("System", id="system-tab"):
                 system_tab.build(manager, environments, doors)
         page.wire_load(demo)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ui.chat.settings import BOUNDS
+from ui.compare import model_menu
 from ui.compare.browser_tab import PANELS, Desk
 
 EXAMPLES = (
@@ -75,6 +76,7 @@ def build_parts(desk: Desk, changes: Callable[..., Any]) -> Parts:
     parts = Parts()
     named = parts.named
     _welcome(named)
+    model_menu.build(named)
     _toolbar(named)
     models = desk.model_choices()
     with gr.Row(elem_classes="panels", elem_id="panels"):

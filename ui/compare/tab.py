@@ -23,10 +23,12 @@ from ui.chat.turns import Turns
 from ui.compare.actions import Actions, fields_of, read_attachment, told_by_browser
 from ui.compare.browser_tab import PANELS, Desk, Notice, Page
 from ui.compare.components import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
+from ui.compare.model_menu import ModelMenu
 from ui.compare.offer import ignored_settings
 from ui.compare.painter import Painter
 from ui.compare.summary_html import lines, pair_difference
 from ui.compare.welcome import welcome_text
+from ui.models.background import ModelWork
 
 READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
 SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending() || '']"
@@ -34,15 +36,17 @@ SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending(
 ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 
-def build(manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary) -> Compare:
+def build(
+    manager: EngineManager, store: Store, turns: Turns, library: ModelLibrary, work: ModelWork | None = None
+) -> Compare:
     """Build the tab inside the Blocks; its `load` is to be wired to the Blocks' load."""
-    return Compare(Desk(manager, store, turns, library))
+    return Compare(Desk(manager, store, turns, library), work or ModelWork(library))
 
 
 class Compare:
     """Components, handlers and wiring of one Compare tab."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, desk: Desk, work: ModelWork):
         self.desk = desk
         self.actions = Actions(desk)
         self.painter = Painter(desk, time.monotonic)
@@ -52,6 +56,7 @@ class Compare:
         self._wire_toolbar()
         self._wire_after_turn()
         self._wire_welcome()
+        self.models = ModelMenu(self, work, _QUIET)
 
     # --- helpers ---------------------------------------------------------------------------------------
 
@@ -101,7 +106,7 @@ class Compare:
             *(panel.column for panel in panels),
             *(panel.setup for panel in panels),
             *menus,
-            *(named[name] for name in ("to_panel", "add", "blind", *SAMPLING, "ignored")),
+            *(named[name] for name in ("to_panel", "add", "blind", *SAMPLING, "ignored", "model_button")),
         ]
 
     def _layout(self, page: Page) -> list[Any]:
@@ -126,6 +131,7 @@ class Compare:
             gr.update(value=page.blind),
             *(gr.update(interactive=len(ignored.get(name, ())) < max(1, len(specs))) for name in SAMPLING),
             _ignored_text(ignored),
+            gr.update(value=self.models.title(page)),
         ]
 
     # --- loading ---------------------------------------------------------------------------------------
@@ -139,6 +145,7 @@ class Compare:
         probed = first.then(self._probe, None, self._layout_outputs(), **_QUIET)
         self._then_show(probed)
         probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
+        self.models.wire_load(probed.then, _QUIET)
         demo.unload(self._unload)
         back = parts.live.retry(self._come_back, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
         self._then_show(back)

@@ -1,4 +1,4 @@
-"""Getting models ready from the page, in a thread that belongs to no browser tab. No Gradio in here."""
+"""Getting models ready from the page, in threads that belong to no browser tab. No Gradio in here."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from engines.engine import EngineError
 from engines.models.folders import FORMAT_TITLES
 from engines.models.library import ModelLibrary
-from engines.processes.jobs import CancelledError
-from engines.protocol import EngineSpec, Progress, Target
+from engines.models.together import LEFT_OUT, READY, STOPPED, Backend, GetTogether, Part
+from engines.protocol import EngineSpec
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,25 @@ class WorkView:
     """What the page shows of the work."""
 
     running: bool = False
-    target: Target | None = None
-    progress: Progress | None = None
-    done: tuple[str, ...] = ()
-    """Targets that are ready now."""
-    problem: str | None = None
-    remedy: str | None = None
+    model: str | None = None
+    parts: tuple[Part, ...] = ()
+    """One for each backend, however far it is."""
     elapsed_s: float = 0.0
     version: int = 0
     """Grows with every change of what is on disk."""
+
+    @property
+    def ready(self) -> tuple[Part, ...]:
+        return tuple(part for part in self.parts if part.state == READY)
+
+    @property
+    def troubles(self) -> tuple[Part, ...]:
+        """What was left out, failed or stopped, with its reason."""
+        return tuple(part for part in self.parts if part.problem)
+
+    @property
+    def stopped(self) -> bool:
+        return any(part.state == STOPPED for part in self.parts)
 
 
 class ModelWork:
@@ -36,61 +46,89 @@ class ModelWork:
     def __init__(self, library: ModelLibrary):
         self._library = library
         self._lock = threading.Lock()
+        """Guards what follows; never held over work."""
         self._view = WorkView()
         self._cancelled = threading.Event()
         self._began = 0.0
+        self._follow_up: str | None = None
 
     def view(self) -> WorkView:
         with self._lock:
             view = self._view
         return replace(view, elapsed_s=time.monotonic() - self._began) if view.running else view
 
-    def start(self, wanted: Sequence[tuple[Target, EngineSpec]], *, trust: bool, override: bool) -> bool:
-        """Begin; False when something is at work already."""
+    def start(
+        self,
+        wanted: Sequence[Backend],
+        *,
+        trust: bool = False,
+        override: bool = False,
+        follow_up: str | None = None,
+    ) -> bool:
+        """Begin; False when something is at work already. `follow_up`: the prompt to run when it is ready."""
         with self._lock:
             if self._view.running or not wanted:
                 return False
             self._cancelled = threading.Event()
             self._began = time.monotonic()
-            self._view = WorkView(running=True, target=wanted[0][0], version=self._view.version)
-        threading.Thread(target=self._run, args=(tuple(wanted), trust, override), daemon=True).start()
+            self._follow_up = follow_up
+            model = wanted[0].target.model
+            parts = tuple(Part(backend.target) for backend in wanted)
+            self._view = WorkView(True, model, parts, version=self._view.version)
+        work = GetTogether(self._library, wanted, lambda part: self._change(work, part))
+        options = {"trust_remote_code": trust, "override": override}
+        threading.Thread(target=self._run, args=(work, options), name="models", daemon=True).start()
         return True
 
     def stop(self) -> None:
+        """Stop; what is done and what was downloaded is kept."""
         self._cancelled.set()
 
-    def _run(self, wanted: tuple[tuple[Target, EngineSpec], ...], trust: bool, override: bool) -> None:
-        problem: EngineError | None = None
-        try:
-            for target, spec in wanted:
-                self._change(target=target, progress=None)
-                self._library.prepare(
-                    target,
-                    spec,
-                    lambda progress: self._change(progress=progress),
-                    self._cancelled,
-                    trust_remote_code=trust,
-                    override=override,
-                )
-                self._change(done=(*self._view.done, str(target)), version=self._view.version + 1)
-        except CancelledError:
-            problem = EngineError("Stopped. What was downloaded is kept; getting it again carries on there.")
-        except EngineError as error:
-            problem = error
-        except OSError as error:
-            problem = EngineError(f"The disk refused: {error}.")
-        self._change(
-            running=False,
-            progress=None,
-            problem=str(problem) if problem else None,
-            remedy=problem.remedy if problem else None,
-            elapsed_s=time.monotonic() - self._began,
-            version=self._view.version + 1,
-        )
-
-    def _change(self, **changes) -> None:
+    def claim_follow_up(self) -> str | None:
+        """The prompt that waits for the model, handed out once."""
         with self._lock:
-            self._view = replace(self._view, **changes)
+            follow_up, self._follow_up = self._follow_up, None
+        return follow_up
+
+    @property
+    def has_follow_up(self) -> bool:
+        with self._lock:
+            return self._follow_up is not None
+
+    def _run(self, work: GetTogether, options: dict[str, bool]) -> None:
+        parts = work.run(self._cancelled, **options)
+        with self._lock:
+            elapsed = time.monotonic() - self._began
+            version = self._view.version + 1
+            self._view = replace(self._view, running=False, parts=parts, elapsed_s=elapsed, version=version)
+
+    def _change(self, work: GetTogether, part: Part) -> None:
+        parts = work.parts
+        with self._lock:
+            grown = int(part.state in (READY, LEFT_OUT))
+            self._view = replace(self._view, parts=parts, version=self._view.version + grown)
+
+
+def as_rows(view: WorkView) -> list[dict[str, Any]]:
+    """Each backend's line of the one progress view: its name, what it does, and how far it is (0–1 or None)."""
+    words = {
+        READY: "ready",
+        LEFT_OUT: "left out",
+        STOPPED: "stopped",
+        "failed": "failed",
+        "waiting": "waiting",
+    }
+    return [
+        {
+            "target": part.target.spelling,
+            "state": part.state,
+            "text": part.progress.text
+            if part.progress and part.state == "working"
+            else words.get(part.state, "…"),
+            "fraction": part.progress.fraction if part.progress and part.state == "working" else None,
+        }
+        for part in view.parts
+    ]
 
 
 def format_choices(specs: Sequence[EngineSpec]) -> list[tuple[str, str]]:

@@ -1,8 +1,12 @@
-"""The Models tab: what is on this computer, what getting another model would cost, getting it, throwing it away."""
+"""The Models tab: models times the backends of this PC, one plan and one progress for all, what is here, imports.
+
+Components first, then what they do, then how they are wired.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -12,222 +16,302 @@ from engines.engine import EngineError, ModelError
 from engines.models.inventory import Installed
 from engines.models.library import ModelLibrary
 from engines.models.model_names import entered
-from engines.models.plan import Plan
+from engines.models.overview import overview
+from engines.models.together import Backend, backends, plan_together
 from engines.models.trust import code_revision, python_files
-from engines.protocol import EngineSpec, ProtocolError, Target
+from engines.protocol import ProtocolError, Target
 from ui import format as show
-from ui.models.background import ModelWork, WorkView, format_choices
+from ui.models import html
+from ui.models.background import ModelWork, format_choices
 
-_LEFT = "text-align: left !important"
-_KINDS = {
-    "bundled": "comes with the app",
-    "downloaded": "downloaded, original weights",
-    "converted": "converted here",
-    "ready-made": "downloaded, ready-made",
-    "imported": "your folder",
-}
 _TRUST = (
     "<p>Some models bring Python code of their own. If you allow it, that code runs on this computer with your "
     "rights: it can read your files and use the network. Allow it only for makers you trust. No model in the list "
     "needs it. Your decision is kept for this model as it is now; if its maker changes it, you are asked again.</p>"
 )
+_ALL = "all"
+_QUIET: dict[str, Any] = {"show_progress": "hidden"}
 
 
-def build(library: ModelLibrary, manager: Any) -> None:
-    """Lay out and wire the tab; call inside the Blocks."""
-    work = ModelWork(library)
-    formats = format_choices(ENGINES)
+def build(library: ModelLibrary, manager: Any, work: ModelWork | None = None) -> None:
+    """Lay out and wire the tab; call inside the Blocks. `work`: what the other tabs watch, too."""
+    ModelsTab(library, manager, work or ModelWork(library))
 
-    gr.HTML("<h2>On this computer</h2>")
-    table = gr.HTML(elem_id="models-table")
+
+# --- components --------------------------------------------------------------------------------------------
+
+
+def _button(text: str, name: str, width: int, **more: Any) -> gr.Button:
+    return gr.Button(text, size="md", elem_id=f"models-{name}", scale=0, min_width=width, **more)
+
+
+def _getting() -> SimpleNamespace:
+    """A model for all backends: the choice, the plan, the progress, and the table."""
+    parts = SimpleNamespace()
+    gr.HTML("<h2>Get a model</h2>", js_on_load=None)
     with gr.Row(elem_classes="bar"):
-        entry = gr.Dropdown([], label="Entry", elem_id="models-entry", scale=3, filterable=False)
-        remove = gr.Button("Remove…", size="md", elem_id="models-remove", scale=0, min_width=110)
-        refresh = gr.Button("Refresh", size="md", elem_id="models-refresh", scale=0, min_width=90)
-    with gr.Row(visible=False, elem_classes="bar") as confirm:
-        question = gr.HTML()
-        yes = gr.Button(
-            "Yes, remove", variant="stop", size="md", elem_id="models-remove-yes", scale=0, min_width=120
-        )
-        no = gr.Button("Keep", size="md", elem_id="models-remove-no", scale=0, min_width=80)
-
-    gr.HTML("<h2>Get a model</h2>")
-    with gr.Row(elem_classes="bar"):
-        model = gr.Dropdown(
+        parts.model = gr.Dropdown(
             [],
             label="Model: choose one, or type a Hugging Face id (org/name) or the path of a folder",
             allow_custom_value=True,
             elem_id="models-model",
+            scale=3,
         )
-    wanted = gr.CheckboxGroup(
-        formats, value=[formats[0][1]] if formats else [], label="For", elem_id="models-for"
-    )
-    override = gr.Checkbox(False, label="Go on although it does not seem to fit", elem_id="models-override")
+        parts.get_all = _button("Get for all my backends", "get-all", 200, variant="primary")
+        parts.plan_all = _button("Show the plan", "plan", 130)
+        parts.stop = _button("Stop", "stop", 80, interactive=False)
+    parts.plan_view = gr.HTML(elem_id="models-plan-view", js_on_load=None)
+    parts.status = gr.HTML(elem_id="models-status", js_on_load=None)
+    parts.grid = gr.HTML("<p>Looking at what is here …</p>", elem_id="models-grid", js_on_load=html.PICK)
+    return parts
+
+
+def _one_format() -> SimpleNamespace:
+    parts, formats = SimpleNamespace(), format_choices(ENGINES)
+    with gr.Accordion("Only some formats, or although it does not seem to fit", open=False):
+        parts.wanted = gr.CheckboxGroup(
+            formats, value=[formats[0][1]] if formats else [], label="For", elem_id="models-for"
+        )
+        parts.override = gr.Checkbox(
+            False, label="Go on although it does not seem to fit", elem_id="models-override"
+        )
+        parts.get = _button("Get ready", "get", 110)
     with gr.Accordion("Models that bring code of their own", open=False):
-        gr.HTML(_TRUST)
-        trust_text = gr.HTML(elem_id="models-trust-view")
+        gr.HTML(_TRUST, js_on_load=None)
+        parts.trust_text = gr.HTML(elem_id="models-trust-view", js_on_load=None)
         with gr.Row(elem_classes="bar"):
-            trust_ask = gr.Button(
-                "Let this model's code run…", size="md", elem_id="models-trust", scale=0, min_width=200
-            )
-            trust_no = gr.Button(
-                "Allow it no longer", size="md", elem_id="models-trust-no", scale=0, min_width=150
-            )
-            trust_yes = gr.Button(
-                "Yes, run its code",
-                variant="stop",
-                size="md",
-                visible=False,
-                elem_id="models-trust-yes",
-                scale=0,
-                min_width=150,
-            )
-        trust_question = gr.State(None)  # stays on the server
-    with gr.Row(elem_classes="bar"):
-        plan_button = gr.Button("Show the plan", size="md", elem_id="models-plan", scale=0, min_width=130)
-        get = gr.Button(
-            "Get ready", variant="primary", size="md", elem_id="models-get", scale=0, min_width=110
-        )
-        stop = gr.Button("Stop", size="md", elem_id="models-stop", scale=0, min_width=80, interactive=False)
-    plan_view = gr.HTML(elem_id="models-plan-view")
-    status = gr.HTML(elem_id="models-status")
+            parts.trust_ask = _button("Let this model's code run…", "trust", 200)
+            parts.trust_no = _button("Allow it no longer", "trust-no", 150)
+            parts.trust_yes = _button("Yes, run its code", "trust-yes", 150, variant="stop", visible=False)
+        parts.trust_question = gr.State(None)  # stays on the server
     with gr.Accordion("Log of the last download or conversion", open=False):
-        log = gr.Textbox(
+        parts.log = gr.Textbox(
             label="Log", lines=12, max_lines=12, interactive=False, elem_id="models-log", buttons=[]
         )
-        show_log = gr.Button("Show the log", size="sm", elem_id="models-show-log")
+        parts.show_log = gr.Button("Show the log", size="sm", elem_id="models-show-log")
+    return parts
 
+
+def _here() -> SimpleNamespace:
+    parts = SimpleNamespace()
+    gr.HTML("<h2>On this computer</h2>", js_on_load=None)
+    parts.table = gr.HTML(elem_id="models-table", js_on_load=None)
+    with gr.Row(elem_classes="bar"):
+        parts.entry = gr.Dropdown([], label="Entry", elem_id="models-entry", scale=3, filterable=False)
+        parts.remove = _button("Remove…", "remove", 110)
+        parts.refresh = _button("Refresh", "refresh", 90)
+    with gr.Row(visible=False, elem_classes="bar") as parts.confirm:
+        parts.question = gr.HTML(js_on_load=None)
+        parts.yes = _button("Yes, remove", "remove-yes", 120, variant="stop")
+        parts.no = _button("Keep", "remove-no", 80)
     gr.HTML(
         "<h2>Import a folder</h2><p>An OpenVINO IR, an ONNX Runtime GenAI folder, or original weights "
-        "(safetensors). It stays where it is.</p>"
+        "(safetensors). It stays where it is.</p>",
+        js_on_load=None,
     )
     with gr.Row(elem_classes="bar"):
-        folder = gr.Textbox(label="Folder on this computer", elem_id="models-folder", max_lines=1)
-        take = gr.Button("Import", size="md", elem_id="models-import", scale=0, min_width=100)
-    imported = gr.HTML()
-    timer = gr.Timer(0.5)  # fills the lists once the tab is shown, then ticks only while something is at work
-    seen = gr.State(-1)
+        parts.folder = gr.Textbox(label="Folder on this computer", elem_id="models-folder", max_lines=1)
+        parts.take = _button("Import", "import", 100)
+    parts.imported = gr.HTML(js_on_load=None)
+    return parts
 
-    def overview():
-        entries = library.installed()
-        removable = [(_entry_label(e), e.id) for e in entries if e.kind != "bundled"]
-        first = removable[0][1] if removable else None
+
+# --- what they do ------------------------------------------------------------------------------------------
+
+
+class ModelsTab:
+    """Components, handlers and wiring of the tab."""
+
+    def __init__(self, library: ModelLibrary, manager: Any, work: ModelWork):
+        self._library, self._manager, self._work = library, manager, work
+        self._get, self._one, self._here = _getting(), _one_format(), _here()
+        self._timer = gr.Timer(0.5)  # fills the lists at first, then ticks only while something is at work
+        self._seen = gr.State(-1)
+        self._wire()
+
+    def _backends(self, model: str) -> tuple[Backend, ...]:
+        """Every backend that can run here; asks the engines if nobody has yet."""
+        specs = tuple(self._manager.specs.values())
+        return backends(model, specs, self._manager.availability())
+
+    def _lists(self) -> list[Any]:
+        """Grid, list of what is here, its menu, and the menu of models."""
+        entries = self._library.installed()
+        removable = [(html.entry_label(e), e.id) for e in entries if e.kind != "bundled"]
         models = [
-            (f"{m.title} — {m.name}" + ("" if m.is_here else " (not here)"), m.name) for m in library.models()
+            (f"{m.title} — {m.name}" + ("" if m.is_here else " (not here)"), m.name)
+            for m in self._library.models()
         ]
-        return _table(entries), gr.update(choices=removable, value=first), gr.update(choices=models)
+        rows = overview(self._library, self._backends("demo"))
+        return [
+            html.grid(rows, tuple(self._manager.specs.values())),
+            html.installed(entries),
+            gr.update(choices=removable, value=removable[0][1] if removable else None),
+            gr.update(choices=models),
+        ]
 
-    trust = library.trust
+    def _trusted(self, name: str | None) -> bool:
+        return self._library.trust.allows(name or "", self._revision(name))
 
-    def trusted(name) -> bool:
-        return trust.allows(name or "", _revision(library, name))
+    def _wanted(self, name: str | None, spellings: list[str] | str | None) -> tuple[Backend, ...]:
+        """Raises ModelError or ProtocolError when the choice makes no sense."""
+        if not (name or "").strip():
+            raise ModelError("No model is chosen.", "Choose one from the list, or type its name.")
+        model = entered(str(name))
+        if spellings == _ALL:
+            found = self._backends(model)
+            if not found:
+                raise ModelError("No engine can run here yet.", "The System tab says what to install.")
+            return found
+        if not spellings:
+            raise ModelError("It is not said what the model is for.", "Tick at least one format.")
+        return tuple(_backend(spelling, model) for spelling in spellings)
 
-    def ask_trust(name):
+    def _plan_all(self, name: str | None) -> str:
+        try:
+            wanted = self._wanted(name, _ALL)
+        except (EngineError, ProtocolError) as error:
+            return html.failure(str(error), getattr(error, "remedy", None))
+        return html.joint_plan(plan_together(self._library, wanted, trust_remote_code=self._trusted(name)))
+
+    def _get_all(self, name: str | None) -> list[Any]:
+        return self._start(name, _ALL, False)
+
+    def _get_some(self, name: str | None, spellings: list[str] | None, forced: bool) -> list[Any]:
+        return self._start(name, spellings, bool(forced))
+
+    def _start(self, name: str | None, spellings: list[str] | str | None, forced: bool) -> list[Any]:
+        try:
+            wanted = self._wanted(name, spellings)
+        except (EngineError, ProtocolError) as error:
+            return [html.failure(str(error), getattr(error, "remedy", None)), gr.skip(), gr.skip()]
+        if not self._work.start(wanted, trust=self._trusted(name), override=forced):
+            return [html.failure("Something else is at work.", "Wait for it, or stop it."), *_running(True)]
+        return [html.progress(self._work.view()), *_running(True)]
+
+    def _pick(self, event: gr.EventData) -> list[Any]:
+        """A click in the table: on a model's name, choose it; on a cell's button, get it."""
+        model, on = str(event._data.get("model") or ""), str(event._data.get("on") or "")
+        if not on:
+            return [gr.update(value=model), self._plan_all(model), gr.skip(), gr.skip(), gr.skip()]
+        return [gr.update(value=model), "", *self._start(model, [on], False)]
+
+    def _tick(self, last: int) -> list[Any]:
+        view = self._work.view()
+        lists = self._lists() if view.version != last else [gr.skip()] * 4
+        return [html.progress(view), *_running(view.running), view.version, *lists]
+
+    def _ask_trust(self, name: str | None) -> list[Any]:
         name = (name or "").strip()
-        revision, files = _revision(library, name), _own_code(library, name)
+        revision, files = self._revision(name), self._own_code(name)
         if revision is None:
             text = "Get the model first: its code can be allowed once it is here and can be read."
-            return f"<p>{text}</p>", gr.update(visible=False), None
-        question = trust.ask(name, revision, files)
+            return [f"<p>{text}</p>", gr.update(visible=False), None]
+        question = self._library.trust.ask(name, revision, files)
         which = ", ".join(files) or "none in its folder; what its settings name elsewhere"
-        return (
+        text = (
             f"<p>Let the Python code of <strong>{show.text(name)}</strong> (as it is now: "
-            f"{show.text(revision[:12])}) run on this computer? Files: {show.text(which)}.</p>",
-            gr.update(visible=True),
-            question.token,
+            f"{show.text(revision[:12])}) run on this computer? Files: {show.text(which)}.</p>"
         )
+        return [text, gr.update(visible=True), question.token]
 
-    def confirm_trust(token):
-        question = trust.confirm(token)
+    def _confirm_trust(self, token: str | None) -> list[Any]:
+        question = self._library.trust.confirm(token)
         text = (
             f"The code of {show.text(question.model)} may run on this computer."
             if question
             else "That question was too long ago; ask again."
         )
-        return f"<p>{text}</p>", gr.update(visible=False), None
+        return [f"<p>{text}</p>", gr.update(visible=False), None]
 
-    def withdraw_trust(name):
-        gone = trust.withdraw((name or "").strip())
+    def _withdraw_trust(self, name: str | None) -> list[Any]:
+        gone = self._library.trust.withdraw((name or "").strip())
         text = "Its code may run no longer." if gone else "Its code was not allowed to run."
-        return f"<p>{text}</p>", gr.update(visible=False), None
+        return [f"<p>{text}</p>", gr.update(visible=False), None]
 
-    def plan_it(name, spellings):
-        try:
-            targets = _targets(name, spellings)
-        except (EngineError, ProtocolError) as error:
-            return _failure(error)
-        may_run = trusted(name)
-        plans = [library.plan(target, spec, trust_remote_code=may_run) for target, spec in targets]
-        return "".join(_plan(plan) for plan in plans)
+    def _found(self, name: str | None) -> Installed | None:
+        """The model's own files, as they came from its maker."""
+        kinds = ("downloaded", "imported", "ready-made")
+        found = [e for e in self._library.installed() if e.model == (name or "").strip() and e.kind in kinds]
+        return found[0] if found else None
 
-    def start(name, spellings, forced):
-        try:
-            targets = _targets(name, spellings)
-        except (EngineError, ProtocolError) as error:
-            return _failure(error), gr.update(), gr.update()
-        if not work.start(targets, trust=trusted(name), override=bool(forced)):
-            return _failure(ModelError("Something else is at work.", "Wait for it, or stop it.")), *_running(
-                True
-            )
-        return _status(work.view()), *_running(True)
+    def _revision(self, name: str | None) -> str | None:
+        """What the owner's decision about a model's code is tied to: the commit, or a hash of the code itself."""
+        found = self._found(name)
+        return None if found is None else code_revision(Path(found.path), found.revision)
 
-    def tick(last):
-        view = work.view()
-        changed = overview() if view.version != last else (gr.update(), gr.update(), gr.update())
-        return (_status(view), *_running(view.running), view.version, *changed)
+    def _own_code(self, name: str | None) -> tuple[str, ...]:
+        found = self._found(name)
+        return python_files(Path(found.path)) if found else ()
 
-    def ask(entry_id):
-        matching = [e for e in library.inventory.matching(entry_id or "") if e.id == entry_id]
+    def _users(self, model: str) -> list[Target]:
+        """Loaded targets of a model."""
+        busy = ("ready", "busy", "loading")
+        return [s.target for s in self._manager.states() if s.target.model == model and s.phase in busy]
+
+    def _ask_remove(self, entry_id: str | None) -> list[Any]:
+        matching = [e for e in self._library.inventory.matching(entry_id or "") if e.id == entry_id]
         if not matching:
-            return gr.update(visible=False), ""
-        users = _users(manager, matching[0].model)
+            return [gr.update(visible=False), ""]
+        entry = matching[0]
+        users = self._users(entry.model)
         in_use = f" It is in use by {', '.join(map(str, users))}, which will be unloaded." if users else ""
-        if matching[0].kind == "imported":
-            return gr.update(
-                visible=True
-            ), f"<p>Forget {show.text(matching[0].model)}? The folder itself stays.</p>"
-        return gr.update(visible=True), (
-            f"<p>Remove {show.text(_entry_label(matching[0]))}? "
-            f"{show.size(matching[0].freed_bytes)} become free.{show.text(in_use)}</p>"
+        if entry.kind == "imported":
+            return [
+                gr.update(visible=True),
+                f"<p>Forget {show.text(entry.model)}? The folder itself stays.</p>",
+            ]
+        text = (
+            f"<p>Remove {show.text(html.entry_label(entry))}? "
+            f"{show.size(entry.freed_bytes)} become free.{show.text(in_use)}</p>"
         )
+        return [gr.update(visible=True), text]
 
-    def remove_it(entry_id):
+    def _remove(self, entry_id: str | None) -> list[Any]:
         try:
-            for found in library.inventory.matching(entry_id or ""):
-                for target in _users(manager, found.model):
-                    manager.unload(target)
-            text = f"<p>Removed; {show.size(library.remove(entry_id or ''))} are free again.</p>"
+            for found in self._library.inventory.matching(entry_id or ""):
+                for target in self._users(found.model):
+                    self._manager.unload(target)
+            text = f"<p>Removed; {show.size(self._library.remove(entry_id or ''))} are free again.</p>"
         except EngineError as error:
-            text = _failure(error)
-        return (gr.update(visible=False), text, *overview())
+            text = html.failure(str(error), error.remedy)
+        return [gr.update(visible=False), text, *self._lists()]
 
-    def import_it(path):
+    def _keep(self) -> Any:
+        return gr.update(visible=False)
+
+    def _import(self, path: str | None) -> list[Any]:
         try:
             if not (path or "").strip():
                 raise ModelError("There is no path.", "Write the path of a model folder on this computer.")
-            found = library.import_folder(Path(entered(path)))
+            found = self._library.import_folder(Path(entered(str(path))))
             text = f"<p>Imported {show.text(found.path)}: {show.text(found.format)}, {show.size(found.bytes)}.</p>"
         except EngineError as error:
-            text = _failure(error)
-        return (text, *overview())
+            text = html.failure(str(error), error.remedy)
+        return [text, *self._lists()]
 
-    lists = [table, entry, model]
-    watching = [status, stop, timer]
-    quiet = {"show_progress": "hidden"}
-    refresh.click(overview, None, lists, **quiet)
-    plan_button.click(plan_it, [model, wanted], plan_view)
-    get.click(start, [model, wanted, override], watching, **quiet)
-    trusting = [trust_text, trust_yes, trust_question]
-    trust_ask.click(ask_trust, model, trusting, **quiet)
-    trust_yes.click(confirm_trust, trust_question, trusting, **quiet)
-    trust_no.click(withdraw_trust, model, trusting, **quiet)
-    stop.click(work.stop, None, None, queue=False)
-    timer.tick(tick, seen, [*watching, seen, *lists], **quiet)
-    remove.click(ask, entry, [confirm, question], **quiet)
-    yes.click(remove_it, entry, [confirm, imported, *lists], **quiet)
-    no.click(lambda: gr.update(visible=False), None, confirm, **quiet)
-    take.click(import_it, folder, [imported, *lists], **quiet)
-    show_log.click(library.latest_log, None, log, **quiet)
+    # --- wiring --------------------------------------------------------------------------------------------
+
+    def _wire(self) -> None:
+        get, one, here = self._get, self._one, self._here
+        lists = [get.grid, here.table, here.entry, get.model]
+        watching = [get.status, get.stop, self._timer]
+        get.plan_all.click(self._plan_all, get.model, get.plan_view)
+        get.get_all.click(self._get_all, get.model, watching, **_QUIET)
+        get.grid.click(self._pick, None, [get.model, get.plan_view, *watching], **_QUIET)
+        get.stop.click(self._work.stop, None, None, queue=False)
+        one.get.click(self._get_some, [get.model, one.wanted, one.override], watching, **_QUIET)
+        trusting = [one.trust_text, one.trust_yes, one.trust_question]
+        one.trust_ask.click(self._ask_trust, get.model, trusting, **_QUIET)
+        one.trust_yes.click(self._confirm_trust, one.trust_question, trusting, **_QUIET)
+        one.trust_no.click(self._withdraw_trust, get.model, trusting, **_QUIET)
+        one.show_log.click(self._library.latest_log, None, one.log, **_QUIET)
+        self._timer.tick(self._tick, self._seen, [*watching, self._seen, *lists], **_QUIET)
+        here.refresh.click(self._lists, None, lists, **_QUIET)
+        here.remove.click(self._ask_remove, here.entry, [here.confirm, here.question], **_QUIET)
+        here.yes.click(self._remove, here.entry, [here.confirm, here.imported, *lists], **_QUIET)
+        here.no.click(self._keep, None, here.confirm, **_QUIET)
+        here.take.click(self._import, here.folder, [here.imported, *lists], **_QUIET)
 
 
 def _running(is_running: bool) -> tuple[Any, Any]:
@@ -235,107 +319,9 @@ def _running(is_running: bool) -> tuple[Any, Any]:
     return gr.update(interactive=is_running), gr.Timer(active=is_running)
 
 
-def _targets(name: str | None, spellings: list[str] | None) -> list[tuple[Target, EngineSpec]]:
-    """Raises ModelError or ProtocolError when the choice makes no sense."""
-    if not (name or "").strip():
-        raise ModelError("No model is chosen.", "Choose one from the list, or type its name.")
-    if not spellings:
-        raise ModelError("It is not said what the model is for.", "Tick at least one format.")
-    targets = []
-    for spelling in spellings:
-        target = Target.parse(spelling, entered(name or ""))
-        spec = spec_by_name(target.engine)
-        if spec is None:
-            raise ModelError(f"There is no engine “{target.engine}”.")
-        targets.append((target, spec))
-    return targets
-
-
-def _here(library: ModelLibrary, name: str | None) -> Installed | None:
-    """The model's own files, as they came from its maker."""
-    kinds = ("downloaded", "imported", "ready-made")
-    found = [e for e in library.installed() if e.model == (name or "").strip() and e.kind in kinds]
-    return found[0] if found else None
-
-
-def _revision(library: ModelLibrary, name: str | None) -> str | None:
-    """What the owner's decision about a model's code is tied to: the commit, or a hash of the code itself."""
-    found = _here(library, name)
-    return None if found is None else code_revision(Path(found.path), found.revision)
-
-
-def _own_code(library: ModelLibrary, name: str | None) -> tuple[str, ...]:
-    found = _here(library, name)
-    return python_files(Path(found.path)) if found else ()
-
-
-def _users(manager: Any, model: str) -> list[Target]:
-    """Loaded targets of a model."""
-    return [
-        state.target
-        for state in manager.states()
-        if state.target.model == model and state.phase in ("ready", "busy", "loading")
-    ]
-
-
-# --- HTML --------------------------------------------------------------------------------------------------
-
-
-def _entry_label(entry: Installed) -> str:
-    parts = [entry.model, entry.format, entry.precision, entry.device and f"for {entry.device}"]
-    return " · ".join(part for part in parts if part)
-
-
-def _table(entries: tuple[Installed, ...]) -> str:
-    heads = ("Model", "Format", "Precision", "For", "What", "Size", "Where")
-    rows = "".join(_row(entry) for entry in entries)
-    total = show.size(sum(entry.bytes for entry in entries))
-    head = "".join(f'<th scope="col" style="{_LEFT if name != "Size" else ""}">{name}</th>' for name in heads)
-    return (
-        '<div class="md-table" tabindex="0" role="group" aria-label="Models on this computer">'
-        '<table class="results"><thead><tr>'
-        f"{head}</tr></thead><tbody>{rows}</tbody></table></div><p>Together {total}.</p>"
-    )
-
-
-def _row(entry: Installed) -> str:
-    cells = (entry.format, entry.precision, entry.device, _KINDS.get(entry.kind, entry.kind))
-    problem = f'<br><span class="note warn">{show.text(entry.problem)}</span>' if entry.problem else ""
-    middle = "".join(f'<td style="{_LEFT}">{show.text(cell)}</td>' for cell in cells)
-    return (
-        f'<tr><th scope="row">{show.text(entry.model)}{problem}</th>{middle}'
-        f'<td>{show.size(entry.bytes)}</td><td style="{_LEFT}">{show.text(entry.path)}</td></tr>'
-    )
-
-
-def _plan(plan: Plan) -> str:
-    lines = "".join(f"<p>{show.text(line)}</p>" for line in plan.lines())
-    look = 'class="failure"' if plan.refusal else 'class="card" style="padding: 8px 12px"'
-    return f"<div {look}><p><strong>{show.text(plan.target)}</strong></p>{lines}</div>"
-
-
-def _status(view: WorkView) -> str:
-    done = "".join(f"<p>Ready: {show.text(target)}</p>" for target in view.done)
-    if view.problem:
-        return done + _failure(ModelError(view.problem, view.remedy))
-    if not view.running:
-        return done
-    progress = view.progress
-    text = progress.text if progress else "Starting"
-    share = progress.fraction if progress else None
-    bar = (
-        f'<progress max="1" value="{share:.3f}" aria-label="Progress"></progress> '
-        if share is not None
-        else ""
-    )
-    percent = f" · {show.percent(share)}" if share is not None else ""
-    return (
-        f"{done}<p>{bar}<strong>{show.text(view.target)}</strong>: {show.text(text)}{percent} · "
-        f"{show.elapsed(view.elapsed_s)}</p>"
-    )
-
-
-def _failure(error: Exception) -> str:
-    remedy = getattr(error, "remedy", None)
-    more = f"<p>{show.text(remedy)}</p>" if remedy else ""
-    return f'<div class="failure" role="alert"><p><strong>{show.text(error)}</strong></p>{more}</div>'
+def _backend(spelling: str, model: str) -> Backend:
+    target = Target.parse(spelling, model)
+    spec = spec_by_name(target.engine)
+    if spec is None:
+        raise ModelError(f"There is no engine “{target.engine}”.")
+    return Backend(target, spec)

@@ -6,9 +6,11 @@ import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
+from engines import ENGINES
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from tests.engines.models.conftest import cache  # noqa: F401 - a fixture
+from tests.engines.models.test_together import HERE
 from ui.models import tab as models_tab
 from ui.models.background import format_choices
 from ui.theme import launch_options
@@ -17,7 +19,12 @@ from ui.theme import launch_options
 @pytest.fixture
 def address(tmp_path, cache):  # noqa: F811
     """The tab alone on a page; no target is loaded in this process."""
-    idle = SimpleNamespace(states=lambda: (), unload=lambda target: None)
+    idle = SimpleNamespace(
+        states=lambda: (),
+        unload=lambda target: None,
+        specs={spec.name: spec for spec in ENGINES},
+        availability=lambda: HERE,
+    )
     with gr.Blocks(analytics_enabled=False) as demo, gr.Tabs():
         with gr.Tab("Other"):
             gr.Textbox(label="Nothing")
@@ -43,22 +50,24 @@ def page(address, chromium):
 
 
 def test_a_model_is_planned_made_ready_listed_and_removed(page):
-    table = page.locator("#models-table")
+    table, grid = page.locator("#models-table"), page.locator("#models-grid")
     expect(table).to_contain_text("comes with the app")
-    page.get_by_label("Model: choose one").fill("demo")
-    page.keyboard.press("Enter")
-    page.get_by_role("checkbox", name="OpenVINO IR int4 (").first.uncheck()
-    page.get_by_role("checkbox", name="ONNX Runtime GenAI int4 for CPU").check()
-    page.get_by_role("button", name="Show the plan").click()
-    expect(page.locator("#models-plan-view")).to_contain_text("Convert to ONNX Runtime GenAI int4")
-    page.get_by_role("button", name="Get ready").click()
+    row = grid.locator("tr", has_text="bundled, tiny")
+    expect(row.locator(".is-here")).to_have_count(1)  # transformers loads it as it is
+    row.get_by_role("button", name="Demo", exact=True).click()
+    expect(page.locator("#models-plan-view")).to_contain_text("What backends share is counted once")
+    expect(page.locator("#models-plan-view")).to_contain_text("convert here")
+    row.get_by_role("button", name="Get demo for onnxruntime-genai/CPU/int4").click()
     expect(page.locator("#models-status progress")).to_be_visible()
     expect(page.locator("#models-status")).to_contain_text("Ready: onnxruntime-genai/CPU/int4 + demo")
+    expect(row.locator(".is-here")).to_have_count(2)
     expect(table).to_contain_text("converted here")
     page.get_by_role("button", name="Remove…").click()
     page.get_by_role("button", name="Yes, remove").click()
     expect(table).not_to_contain_text("converted here")
 
+    page.get_by_label("Search models").fill("smollm3")
+    expect(grid.locator("tbody tr:visible")).to_have_count(1)
     page.get_by_label("Folder on this computer").fill(str(DEMO_FOLDER))
     page.get_by_role("button", name="Import").click()
     expect(table).to_contain_text("your folder")
@@ -67,23 +76,22 @@ def test_a_model_is_planned_made_ready_listed_and_removed(page):
     expect(page.get_by_role("alert")).to_contain_text("There is no folder /nowhere")
     page.get_by_label("Model: choose one").fill("no such model")
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Get ready").click()
+    page.get_by_role("button", name="Get for all my backends").click()
     expect(page.locator("#models-status")).to_contain_text("neither a folder nor a Hugging Face id")
     assert page.errors == []
 
 
 def test_getting_can_be_stopped(page):
+    expect(page.locator("#models-table")).to_contain_text("comes with the app")
     page.get_by_label("Model: choose one").fill("demo")
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Get ready").click()
-    expect(page.locator("#models-status progress")).to_be_visible()
+    page.get_by_role("button", name="Get for all my backends").click()
+    expect(page.locator("#models-status progress").first).to_be_visible()
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#models-status")).to_contain_text("Stopped")
 
 
 def test_formats_are_offered_once_however_many_engines_read_them():
-    from engines import ENGINES
-
     choices = format_choices(ENGINES)
     assert len({label for label, _ in choices}) == len(choices)
     assert ("OpenVINO IR int4" in choices[0][0]) or choices == []
