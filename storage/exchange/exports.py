@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
 from sqlite_utils import Database
 
 from storage.codec import unpack_offsets
@@ -71,6 +75,19 @@ def selection(db: Database, where: Filter) -> Iterator[dict[str, Any]]:
         for name in ("contended", "disturbed", "alone"):
             record[name] = None if record[name] is None else bool(record[name])
         yield {"n": record["n"], **{name: record[name] for name in COLUMNS}}
+
+
+FOLDER_PREFIX = "backend-arena-"
+
+
+def own_folder() -> tempfile.TemporaryDirectory[str]:
+    """A private folder for exports, gone with the app; those of apps that were killed go now."""
+    for left in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        pid = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        with suppress(OSError):
+            if pid.isdigit() and left.is_dir() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
 # --- going out ---------------------------------------------------------------------------------------------

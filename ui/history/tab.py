@@ -118,7 +118,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
 class _Tab:
     def __init__(self, store: Store):
         self.store = store
-        self._exports = tempfile.TemporaryDirectory(prefix="backend-arena-", ignore_cleanup_errors=True)
+        self._exports = exports.own_folder()
         self.offset = gr.State(0)
         self.selected = gr.State(None)
         self.deleted = gr.State(None)

@@ -109,3 +109,21 @@ def test_ending_waits_for_space_and_then_everything_is_written(tmp_path):
     again = Store(path)
     assert again.conversation(conversation) is not None
     again.close()
+
+
+def test_exports_of_an_app_that_was_killed_go_with_the_next_start(tmp_path, monkeypatch):
+    from storage.exchange.exports import FOLDER_PREFIX, own_folder
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = tmp_path / f"{FOLDER_PREFIX}{ended.pid}-x", tmp_path / f"{FOLDER_PREFIX}{os.getppid()}-y"
+    foreign = tmp_path / f"{FOLDER_PREFIX}notes-z"
+    for folder in (dead, alive, foreign):
+        folder.mkdir()
+        (folder / "history.csv").write_text("texts")
+    with own_folder() as folder:
+        assert os.listdir(folder) == []  # noqa: PTH208
+        assert not dead.exists()
+        assert alive.exists()
+        assert foreign.exists()
