@@ -203,7 +203,8 @@ def _doors(arena: Arena) -> Any:
 
 def _api(arena: Arena, door: Door, doors: Any) -> Any:
     """What programs use beside the page; they need a key as soon as people need a login."""
-    from ui.api.server import Api, build_api
+    from ui.api.api import Api
+    from ui.api.server import build_api
 
     needs_key = lambda: door.locked  # noqa: E731 - read at each request
     return build_api(Api(arena.manager, arena.turns, doors.lanes, doors.keys, needs_key=needs_key))

@@ -16,9 +16,10 @@ from engines.runtime.manager import EngineManager
 from storage.store import Store
 from tests.helpers import bad_engine, echo_engine
 from tests.helpers.server_double import ServerDouble, doubles
+from ui.api.api import Api
 from ui.api.keys import ApiKeys
 from ui.api.lanes import Lanes
-from ui.api.server import Api, build_api
+from ui.api.server import build_api
 from ui.chat.turns import Turns
 from ui.page import build
 from ui.share.door import Door
