@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from engines.models import catalogue
 from engines.models.catalogue import CatalogueModel
 from engines.models.inventory import Choice
+from engines.models.model_names import is_path
 from engines.models.plan import Plan, duration, size
 from engines.models.together import Backend, JointPlan
 from engines.protocol import DEMO_MODEL, EngineSpec, Target
@@ -96,9 +98,10 @@ def overview(library: Estimator, backends_of: Sequence[Backend]) -> tuple[Row, .
 
 
 def row_for(library: Estimator, model: str, backends_of: Sequence[Backend]) -> Row:
-    """The row of any model, one that was typed included."""
-    known = next((choice for choice in library.models() if choice.name == model), None)
-    return _row(library, known or Choice(model, model, "", is_here=False), backends_of)
+    """The row of any model, one that was typed included; cheap: what is here is not listed for it."""
+    entry = catalogue.find(model)
+    title = entry.title if entry else Path(model).name if is_path(model) else model
+    return _row(library, Choice(model, title, "", is_here=False), backends_of)
 
 
 def _row(library: Estimator, choice: Choice, backends_of: Sequence[Backend]) -> Row:

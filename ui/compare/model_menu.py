@@ -106,10 +106,9 @@ class ModelMenu:
     def set_model(self, page: Page, model: str) -> None:
         """Every panel that loads models gets this one; a folder's own precision goes with it."""
         offer = self._desk.offer()
-        stated = next(
-            (e.precision for e in self._desk.library.installed() if e.model == model and e.precision), None
-        )
-        kinds = {e.kind for e in self._desk.library.installed() if e.model == model}
+        here = [entry for entry in self._desk.library.installed() if entry.model == model]
+        stated = next((entry.precision for entry in here if entry.precision), None)
+        kinds = {e.kind for e in here}
         for panel in page.targets:
             target = page.targets[panel]
             spec = offer.spec(target.engine)
