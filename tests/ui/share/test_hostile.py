@@ -229,7 +229,7 @@ def test_another_visitors_page_key_shows_nothing(shared, visitor):
     "name", ["__class__", "__init__", "postprocess", "get_config", "launch", "render", "unload"]
 )
 def test_no_other_function_of_a_component_can_be_called(shared, visitor, name):
-    """GHSA-hmx6-r76c-85g9: any method of any component could once be called."""
+    """Any method of any component could once be called by its name."""
     for component in list(shared.visitors_page.blocks)[:5]:
         body = {"data": [], "component_id": component, "fn_name": name, "session_hash": "cs"}
         answer = ask(shared.address, f"{API}/component_server", json_body=body, cookie=visitor)
@@ -279,7 +279,7 @@ def test_no_path_leads_to_a_file(shared, visitor, path, who):
 
 
 def test_a_file_named_in_a_handlers_input_is_not_read(shared, visitor):
-    """GHSA-r364-m2j9-mf4h, GHSA-wmjh-cpqj-4v6x: a path in the data of an event was copied to where it is served."""
+    """gradio#11162: a path in the data of an event was copied to where it is served."""
     senders = [i for i, f in shared.visitors_page.fns.items() if f.fn and f.fn.__name__ in ("_send", "_open")]
     for index in senders:
         width = len(shared.visitors_page.fns[index].inputs)
@@ -303,7 +303,7 @@ def test_the_owner_cannot_be_made_to_import_a_file_by_its_path(shared):
 
 
 def test_an_upload_is_bounded_and_its_name_is_only_a_name(shared, visitor):
-    """GHSA-5cpq-9538-jm2j and GHSA-8c87-gvhj-xm8m (endless or crafted multipart), GHSA-j757-pf57-f8r4 (names)."""
+    """Endless or crafted multipart bodies, and names that lead out of the folder."""
     edge = "----x"
     head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="../../evil.txt"\r\n\r\n'
     kind = f"multipart/form-data; boundary={edge}"
@@ -344,7 +344,7 @@ def test_an_upload_is_bounded_and_its_name_is_only_a_name(shared, visitor):
 
 
 def test_redirects_go_nowhere_else(shared):
-    """GHSA-v73j-… (open redirects), and /logout, which redirected to any Host."""
+    """Open redirects as in gradio#13593 and #13608, and /logout, which redirected to any Host."""
     for path in ("/logout", "/login", "//evil.example", "/\\evil.example", "/login?next=//evil.example"):
         for method in ("GET", "POST"):
             answer = ask(
@@ -372,7 +372,7 @@ def test_a_login_page_repeats_nothing_as_markup(shared):
 
 
 def test_an_uploaded_page_is_not_shown_as_one(shared):
-    """GHSA-gvv6-33j7-884g, GHSA-279j-x4gx-hfrh: HTML and SVG were served for a browser to run."""
+    """HTML and SVG were once served for a browser to run."""
     owner, edge = shared.owner(), "----x"
     head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="x.html"\r\n\r\n'
     stored = ask(
