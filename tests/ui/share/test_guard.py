@@ -215,9 +215,11 @@ def test_a_forwarded_host_writes_no_foreign_address_into_the_page(arena):
         "{data}/arena.sqlite3",
         "../../etc/passwd",
         "%2e%2e/%2e%2e/etc/passwd",
+        "http://127.0.0.1:22/",
+        "https://example.com/x.png",
     ],
 )
-def test_no_file_of_this_computer_is_served(arena, path):
+def test_no_file_of_this_computer_is_served_nor_fetched_from_elsewhere(arena, path):
     path = path.format(data=arena.store.path.parent)
     assert ask(arena.address, f"/gradio_api/file={path}").status in (403, 404)
 
