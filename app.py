@@ -153,7 +153,6 @@ def serve(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from ui.page import build as build_page
         from ui.share.owner_panel import machine_name
-        from ui.share.visitor_page import build as build_visitor_page
         from ui.theme import launch_options
 
         interrupted = arena.store.mark_interrupted()
@@ -162,7 +161,12 @@ def serve(arguments: argparse.Namespace) -> int:
         parts = (arena.manager, arena.store, arena.turns, arena.library)
         doors = _doors(arena)
         page = build_page(*parts, arena.environments, (sharing, visitors), doors, arena.desk)
-        visitors_page = build_visitor_page(*parts, visitors, lambda: machine_name(arena.store))
+
+        def visitors_page() -> Any:
+            from ui.share.visitor_page import build as build_visitor_page
+
+            return build_visitor_page(*parts, visitors, lambda: machine_name(arena.store))
+
         page.launch(
             server_name=arguments.host,
             server_port=port,

@@ -7,13 +7,14 @@ ones, and the guard's Content-Security-Policy allows this server only, whatever 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ui.share.door import Door
-from ui.share.guarded_app import GuardedApp, started, visitors_server
+from ui.share.guarded_app import GuardedApp, VisitorsServer
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -136,12 +137,12 @@ MOST_UPLOAD = "200mb"
 
 
 def launch_options(
-    door: Door | None = None, api: Any = None, visitors_page: gr.Blocks | None = None
+    door: Door | None = None, api: Any = None, visitors_page: Callable[[], gr.Blocks] | None = None
 ) -> dict[str, Any]:
     """Arguments for `Blocks.launch` that make the page ours and keep it on this host.
 
     `door`: who may come in; without one, this computer only, and as the owner. `api`: what programs use (ui/api/);
-    `visitors_page`: what visitors get.
+    `visitors_page` builds what visitors get.
     """
     door = door or Door()
     look: dict[str, Any] = {
@@ -152,11 +153,11 @@ def launch_options(
         "head": f"<script>{(ASSETS / 'page.js').read_text('utf-8')}</script>",
         "favicon_path": ASSETS / "favicon.png",
     }
-    visitors = visitors_server(visitors_page, door, look) if visitors_page is not None else None
+    visitors = VisitorsServer(visitors_page, door, look) if visitors_page is not None else None
     return {
         **look,
         "_app": GuardedApp(door, api, visitors),
-        "app_kwargs": {"lifespan": lambda _app: started(visitors)} if visitors is not None else {},
+        "app_kwargs": {"lifespan": visitors.lifespan} if visitors is not None else {},
         "max_file_size": MOST_UPLOAD,
         "mcp_server": False,
         "share": False,

@@ -78,7 +78,7 @@ class Crowd:
             server_name="127.0.0.1",
             quiet=True,
             prevent_thread_lock=True,
-            **launch_options(self.door, visitors_page=guests),
+            **launch_options(self.door, visitors_page=lambda: guests),
         )
         self.manager.availability()
         self.targets, self.lock = targets, threading.Lock()

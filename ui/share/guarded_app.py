@@ -7,8 +7,9 @@ that restore a page; we have none, so a session keeps its values only, and goes 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from copy import copy
 from typing import Any
 
@@ -16,6 +17,7 @@ from gradio import utils
 from gradio.blocks import Blocks
 from gradio.routes import App, ORJSONResponse
 from gradio.state_holder import SessionState, StateHolder
+from starlette.types import Receive, Scope, Send
 
 from ui.access import Role
 from ui.api.server import BesidePage
@@ -91,10 +93,10 @@ class GuardedApp(LeanApp):
     """The whole server, guard included; give it to `launch` as `_app`.
 
     `api`: the ASGI application that programs use (ui/api/), beside the page and behind the same guard; `visitors`:
-    the server of the visitors' page, which starts and ends with this one.
+    the server of the visitors' page, which ends with this one.
     """
 
-    def __init__(self, door: Door, api: Any = None, visitors: App | None = None):
+    def __init__(self, door: Door, api: Any = None, visitors: VisitorsServer | None = None):
         super().__init__(door)
         self.door, self.visitors, self._api = door, visitors, api
 
@@ -103,8 +105,57 @@ class GuardedApp(LeanApp):
         return Guard(BesidePage(page, self._api) if self._api else page, self.door, self.visitors)
 
 
-def visitors_server(page: Blocks, door: Door, options: Mapping[str, Any]) -> App:
+class VisitorsServer:
+    """The server of the visitors' page, made when the first visitor comes: most starts never need it."""
+
+    def __init__(self, page: Callable[[], Blocks], door: Door, options: Mapping[str, Any]):
+        """`page` builds what visitors get; `options`: how the owner's page is launched."""
+        self._page, self._door, self._options = page, door, options
+        self._server: App | None = None
+        self._making = asyncio.Lock()
+        self._over = asyncio.Event()
+        self._life: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._server is None:
+            async with self._making:
+                if self._server is None:
+                    await self._start()
+        assert self._server is not None
+        await self._server(scope, receive, send)
+
+    async def _start(self) -> None:
+        """Make the server and keep it at work in a task of its own, whoever asked for it first."""
+        server = await asyncio.to_thread(_visitors_server, self._page, self._door, self._options)
+        ready = asyncio.get_running_loop().create_future()
+        self._life = asyncio.create_task(self._live(server, ready))
+        await ready
+        self._server = server
+
+    async def _live(self, server: App, ready: asyncio.Future[None]) -> None:
+        try:
+            async with _started(server):
+                ready.set_result(None)
+                await self._over.wait()
+        except Exception as error:
+            if ready.done():
+                raise
+            ready.set_exception(error)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _owners_app: Any) -> AsyncIterator[None]:
+        """For as long as the owner's server runs."""
+        try:
+            yield
+        finally:
+            self._over.set()
+            if self._life is not None:
+                await self._life
+
+
+def _visitors_server(build: Callable[[], Blocks], door: Door, options: Mapping[str, Any]) -> App:
     """A server for the visitors' page, set up as `launch` would with the same options, but not listening."""
+    page = build()
     page.dev_mode = False
     page.theme = utils.get_theme(options["theme"])
     page.css, page.js, page.head = None, None, options["head"]
@@ -130,7 +181,7 @@ def visitors_server(page: Blocks, door: Door, options: Mapping[str, Any]) -> App
 
 
 @contextlib.asynccontextmanager
-async def started(server: App) -> AsyncIterator[None]:
+async def _started(server: App) -> AsyncIterator[None]:
     """The visitors' server at work, for as long as the owner's is."""
     async with server.router.lifespan_context(server):
         blocks = server.get_blocks()

@@ -82,11 +82,14 @@ def shared_app(tmp_path_factory) -> Shared:
         server_name="127.0.0.1",
         quiet=True,
         prevent_thread_lock=True,
-        **launch_options(door, visitors_page=guests),
+        **launch_options(door, visitors_page=lambda: guests),
     )
     manager.availability()
     app = Shared(address.rstrip("/"), store, door, visitors, sharing, turns, manager, page, guests)
     app.fresh()
+    assert not hasattr(guests, "server_app")  # made when the first visitor comes
+    assert ask(app.address, "/", cookie=app.visitor()).status == 200
+    assert guests.server_app is not None
     yield app
     turns.stop_everything()
     visitors.close()
