@@ -145,9 +145,9 @@ def free_port(host: str, port: int) -> int:
 
 def serve(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl+C."""
-    port = free_port(arguments.host, arguments.port)
     settings = read_settings(arguments)
     door, made = make_door(settings)
+    port = free_port(arguments.host, arguments.port)
     with arena_on(arguments) as arena:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

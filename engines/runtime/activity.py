@@ -223,8 +223,8 @@ class Activity:
 
     def _elsewhere(self, since_s: float, until_s: float) -> tuple[Doing, ...]:
         """The same of the other apps, whose moments are told by the system's clock."""
-        if self._neighbours is None:
-            return ()
+        if self._neighbours is None or self._holder is not None:
+            return ()  # while this app has the machine, the others enter only to see that and give way
         ahead_s = time.time() - self.clock()
         return tuple(
             Doing(

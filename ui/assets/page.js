@@ -161,7 +161,7 @@
     if (now !== undefined && (!clock || took <= clock.took)) clock = { took, ahead: now - asked - took / 2 };
   }
 
-  function press() { pressed = seconds(); }
+  function press() { pressed = seconds(); forgetDraft(); }
 
   function sending() {
     // What goes to the server with a prompt: when the key was pressed, and which conversation this tab shows.
@@ -193,20 +193,35 @@
       const moved = new URL(door.url).pathname !== window.location.pathname;
       if (reloaded || (!moved && failures < 4)) return;
       reloaded = true;
-      const box = document.querySelector("#prompt textarea");
-      if (box?.value) sessionStorage.setItem(DRAFT, box.value);
       window.location.reload();
     } catch { /* not there yet */ }
   }
 
+  // Gradio reloads the page, too, when its server has come back as another one.
+  window.addEventListener("pagehide", () => {
+    const box = document.querySelector("#prompt textarea");
+    if (!failures || !box?.value) return;
+    try { sessionStorage.setItem(DRAFT, box.value); } catch { /* then it is lost */ }
+  });
+
+  /* The page fills its own fields while it loads, after this too: the draft is put back until it has stayed for a while. */
+  let draftUntil = 0;
   function takeDraft() {
     let draft = null;
     try { draft = sessionStorage.getItem(DRAFT); } catch { return; }
     const box = document.querySelector("#prompt textarea");
-    if (!draft || !box || box.value) return;
-    sessionStorage.removeItem(DRAFT);
-    box.value = draft;
-    box.dispatchEvent(new Event("input", { bubbles: true }));
+    if (!draft || !box) return;
+    draftUntil = draftUntil || Date.now() + 4000;
+    if (Date.now() > draftUntil) { sessionStorage.removeItem(DRAFT); return; }
+    if (!box.value) {
+      box.value = draft;
+      box.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    setTimeout(takeDraft, 250);
+  }
+
+  function forgetDraft() {
+    try { sessionStorage.removeItem(DRAFT); } catch { /* there was none */ }
   }
 
   async function question() {
