@@ -12,6 +12,7 @@ from engines.measure.records import Watch
 from engines.measure.tuner import spelled
 from storage.measurements import Listed
 from ui import format as fmt
+from ui.measure.board import UNDER_WAY
 from ui.measure.estimate import roughly
 from ui.measure.tuning import SECONDS, TuningView
 
@@ -121,7 +122,10 @@ def _line(row: Listed, shown: bool, running: bool) -> str:
         acts.append(button("resume", "Go on", row.id, describes=f"Go on with {name}"))
     if not running:
         acts.append(button("delete", "Delete", row.id, describes=f"Delete {name}"))
-    cells = (row.model, row.suite, "running" if running else row.status, row.imported_from or "this computer")
+    state = "running" if running else row.status
+    if row.resumable and not running and state in UNDER_WAY:
+        state = "interrupted"  # the app that ran it is gone
+    cells = (row.model, row.suite, state, row.imported_from or "this computer")
     current = ' aria-current="true"' if shown else ""
     return (
         f'<tr{current}><th scope="row">{fmt.text(when)}</th>{"".join(f"<td>{fmt.text(cell)}</td>" for cell in cells)}'
