@@ -118,11 +118,12 @@ class Neighbours:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._remove_old()
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}{_SUFFIX}"
-        opened = (self._folder / name).open("ab", buffering=0)
-        self._names.append(name)
         head = {"app": os.getpid(), "started": psutil.Process().create_time()}
-        opened.write(json.dumps(head).encode("ascii") + b"\n")
-        return opened
+        unnamed = self._folder / f"{name}.new"  # a file without its first line would be nobody's
+        unnamed.write_bytes(json.dumps(head).encode("ascii") + b"\n")
+        unnamed.replace(self._folder / name)
+        self._names.append(name)
+        return (self._folder / name).open("ab", buffering=0)
 
     def _remove_old(self) -> None:
         """Files that can matter to nobody: of dead apps, or this app's own but last."""
@@ -272,6 +273,7 @@ def _apply(neighbour: _Neighbour, line: dict[str, Any]) -> None:
     with contextlib.suppress(KeyError, TypeError, ValueError):
         if "app" in line:
             neighbour.pid, neighbour.started = int(line["app"]), float(line["started"])
+            neighbour.dead = False  # it was nobody's before this line
         elif "begin" in line:
             neighbour.entries[line["begin"]] = Entry(str(line["kind"]), str(line["what"]), float(line["at"]))
             neighbour.processes = tuple(int(pid) for pid in line.get("processes", ()))

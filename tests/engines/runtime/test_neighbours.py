@@ -1,5 +1,6 @@
 """Apps on one data directory: each knows what the others do, and a measurement has the machine among all of them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from engines.runtime.activity import Activity, GaveUpError
@@ -211,6 +213,24 @@ def test_never_do_both_have_the_machine(folder):
         thread.join(60)
         assert not thread.is_alive()
     assert not trouble
+
+
+def test_an_app_whose_file_is_seen_before_its_first_line_is_not_taken_for_dead(folder, other):
+    folder.mkdir()
+    file = folder / "1-new.jsonl"
+    file.touch()
+    activity = Activity(shared=folder)
+    with activity.exclusive("nobody is there yet"):
+        pass
+    started = psutil.Process(other.process.pid).create_time()
+    lines = (
+        {"app": other.process.pid, "started": started},
+        {"begin": 1, "kind": "load", "what": "x", "at": time.time(), "processes": []},
+    )
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(GaveUpError, match="x"), activity.exclusive("next", cancelled=lambda: True):
+        pytest.fail("it was taken")
+    assert other.process.pid in activity.processes_elsewhere()
 
 
 def test_files_of_the_dead_go_after_an_hour_and_garbage_hurts_nobody(folder):
