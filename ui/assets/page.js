@@ -161,7 +161,11 @@
     if (now !== undefined && (!clock || took <= clock.took)) clock = { took, ahead: now - asked - took / 2 };
   }
 
-  function press() { pressed = seconds(); forgetDraft(); }
+  function press() {
+    pressed = seconds();
+    sent = document.querySelector("#prompt textarea")?.value;
+    forgetDraft();
+  }
 
   function sending() {
     // What goes to the server with a prompt: when the key was pressed, and which conversation this tab shows.
@@ -197,32 +201,38 @@
     } catch { /* not there yet */ }
   }
 
-  // Gradio reloads the page, too, when its server has come back as another one.
+  // Gradio reloads the page, too, when its server has come back as another one, often before we have noticed.
+  let sent = null;
   window.addEventListener("pagehide", () => {
     const box = document.querySelector("#prompt textarea");
-    if (!failures || !box?.value) return;
+    if (!box?.value || (box.value === sent && !failures)) return;
     try { sessionStorage.setItem(DRAFT, box.value); } catch { /* then it is lost */ }
   });
 
-  /* The page fills its own fields while it loads, after this too: the draft is put back until it has stayed for a while. */
-  let draftUntil = 0;
+  /* The page fills its own fields while it loads, after this too: the draft is put back until it has stayed for a
+     while, or the person types. */
+  let draftSince = 0, restoring = 0;
   function takeDraft() {
+    clearTimeout(restoring);
     let draft = null;
     try { draft = sessionStorage.getItem(DRAFT); } catch { return; }
     const box = document.querySelector("#prompt textarea");
     if (!draft || !box) return;
-    draftUntil = draftUntil || Date.now() + 4000;
-    if (Date.now() > draftUntil) { sessionStorage.removeItem(DRAFT); return; }
     if (!box.value) {
       box.value = draft;
       box.dispatchEvent(new Event("input", { bubbles: true }));
-    }
-    setTimeout(takeDraft, 250);
+      draftSince = Date.now();
+    } else if (Date.now() > draftSince + 4000) { forgetDraft(); return; }
+    restoring = setTimeout(takeDraft, 250);
   }
 
   function forgetDraft() {
     try { sessionStorage.removeItem(DRAFT); } catch { /* there was none */ }
   }
+
+  document.addEventListener("input", (event) => {
+    if (event.isTrusted && event.target.closest?.("#prompt")) forgetDraft();
+  }, true);
 
   async function question() {
     const asked = seconds();

@@ -90,6 +90,24 @@ def test_a_prompt_sent_before_the_tab_has_noticed_goes_to_its_conversation(resta
     assert conversations(tmp_path) == [["the first prompt", "sent at once"]]
 
 
+def test_what_was_typed_survives_a_reload_and_what_was_sent_does_not_come_back(arena, new_page):
+    """Gradio reloads the page by itself when it finds another server, before any question of ours has failed."""
+    arena.forget()
+    arena.store.set_setting("compare.welcomed", True)
+    arena.store.set_setting("compare.panels", panels_setting(("echo", "fast")))
+    tab = Driver(new_page(arena.address))
+    typed = "document.querySelector('#prompt textarea')?.value"
+    tab.type("half a prompt")
+    tab.page.reload()
+    tab.page.wait_for_function(f"{typed} == 'half a prompt'")
+    tab.page.press("#prompt textarea", "Enter")
+    tab.wait_done()
+    tab.page.reload()
+    tab.page.wait_for_selector("#panel-1 .now .reply .md >> text=half a prompt")
+    tab.settle()
+    assert tab.page.evaluate(typed) == ""
+
+
 def test_a_tab_whose_page_was_forgotten_comes_back(arena, new_page, monkeypatch):
     """As after an hour's sleep: the server is the same, the page is gone. A running reply is found again, too."""
     arena.forget()
