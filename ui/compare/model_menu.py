@@ -237,11 +237,12 @@ class ModelMenu:
         ticked = parts.offer_timer.tick(self._tick, None, [*card, parts.offer_timer, *layout], **quiet)
         self._compare._then_show(ticked)
 
-    def wire_load(self, loaded: Callable[..., Any], quiet: dict[str, Any]) -> None:
-        """A page that comes back while the model is on its way shows it again."""
+    def wire_load(self, loaded: Callable[..., Any], quiet: dict[str, Any]) -> Any:
+        """A page that comes back while the model is on its way shows it again; returns the event after that."""
         parts = self._compare.parts
         card = self._card(parts)
-        loaded(self._show_offer, None, card, **quiet).then(self._timer_of, None, parts.offer_timer, **quiet)
+        offered = loaded(self._show_offer, None, card, **quiet)
+        return offered.then(self._timer_of, None, parts.offer_timer, **quiet)
 
 
 def offer_text(row: Row, together: JointPlan) -> str:

@@ -33,6 +33,8 @@ from ui.models.background import ModelWork
 READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
 SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending() || '']"
 """Puts what the browser alone knows in the place of the last value."""
+LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; }"
+"""For whoever drives the page: nothing that belongs to loading it will change it any more."""
 ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 
@@ -145,7 +147,8 @@ class Compare:
         probed = first.then(self._probe, None, self._layout_outputs(), **_QUIET)
         self._then_show(probed)
         probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
-        self.models.wire_load(probed.then, _QUIET)
+        last = self.models.wire_load(probed.then, _QUIET)
+        last.then(None, None, None, js=LOADED, api_visibility="private")
         demo.unload(self._unload)
         back = parts.live.retry(self._come_back, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
         self._then_show(back)

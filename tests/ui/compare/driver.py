@@ -20,6 +20,7 @@ class Driver:
     def __init__(self, page: Page):
         self.page = page
         page.wait_for_selector("#panel-1 .ph, #panel-2 .ph")
+        page.wait_for_selector("#live[data-loaded]", state="attached")
         page.wait_for_function(
             "![...document.querySelectorAll('.chip')].some(c => c.textContent.includes('Checking'))"
         )

@@ -121,7 +121,10 @@ def test_settings_an_engine_ignores_are_greyed(driver):
 def test_a_setting_that_makes_no_sense_is_said_and_the_prompt_kept(driver):
     page = driver(("echo", "fast"))
     page.page.click("#settings > button")
+    page.settle()
     page.page.fill("#seed input, #seed textarea", "dice")
+    page.settle()
+    assert page.page.input_value("#seed input, #seed textarea") == "dice"
     page.send("hello")
     expect(page.page.locator("#notices")).to_contain_text("Seed: “dice” is not a number")
     assert page.page.input_value("#prompt textarea") == "hello"
