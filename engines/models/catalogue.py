@@ -31,7 +31,7 @@ class Prebuilt:
     bytes: int | None = None
     """Download size as its page says, rounded."""
     confirmed: bool = True
-    """Whether a public page or listing shows it; if not, it follows its publisher's way of naming."""
+    """Whether a public page, listing or guide shows it; if not, it follows its publisher's way of naming."""
 
 
 @dataclass(frozen=True)
