@@ -1,1 +1,5 @@
-"""The page and what runs behind it. Nothing is imported here: the command line uses `ui.chat` without Gradio."""
+"""The page and what runs behind it. Gradio is not imported here: the command line uses `ui.chat` without it."""
+
+from ui.quick_gradio import install
+
+install()
