@@ -16,9 +16,9 @@ from typing import Any
 from sqlite_utils import Database
 
 from engines.measure.document import DocumentError, dumps, loads
+from engines.measure.journal import Ran
 from engines.measure.privacy import model_name, without_texts
 from engines.measure.records import Case, Lane, Measurement, Repeat
-from engines.measure.session import Ran
 from engines.protocol import Finished, RunMetrics, Target
 from storage.codec import content_id, new_id, now, readable, to_json
 from storage.database import StoreError

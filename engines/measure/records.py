@@ -11,12 +11,18 @@ import itertools
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from engines.protocol import Failed, Target
 
 CONTRACT = "backend-arena-measure/1"
 """Name and version of the rules and definitions in docs/measure.md; a change of either is another version."""
+
+
+def utc_now() -> str:
+    """The time as it stands in every record: UTC, ISO 8601, milliseconds."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ sys.path.insert(0, str(PROJECT))
 
 from engines.environments.environments import Environments  # noqa: E402
 from engines.measure import lanes, prompts, suites, tables, tuner  # noqa: E402
+from engines.measure.plan import plan  # noqa: E402
 from engines.measure.records import Case, Measurement  # noqa: E402
-from engines.measure.session import Session, plan  # noqa: E402
+from engines.measure.session import Session  # noqa: E402
 from engines.measure.spread import case_figures  # noqa: E402
 from engines.models.library import ModelLibrary  # noqa: E402
 from engines.models.model_names import DEMO_FOLDER  # noqa: E402

@@ -1,7 +1,8 @@
 """For tests of Measure: a meter that says what it is told, a short suite, weights that weigh what one likes."""
 
+from engines.measure.plan import plan
 from engines.measure.records import Case, Lane, Suite
-from engines.measure.session import Session, plan
+from engines.measure.session import Session
 from engines.protocol import PreparedModel, Target
 from engines.runtime.manager import EngineManager
 from engines.telemetry.disturbance import Conditions, OtherLoad

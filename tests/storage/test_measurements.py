@@ -8,8 +8,8 @@ import pytest
 from sqlite_utils import Database
 
 from engines.measure import document
+from engines.measure.journal import Ran
 from engines.measure.records import LaneResult, Measurement, Repeat
-from engines.measure.session import Ran
 from engines.protocol import Finished, Loaded, PreparedModel, RunMetrics, Target
 from storage.exchange.exports import conversation_document, export_database, export_selection
 from storage.exchange.imports import import_file

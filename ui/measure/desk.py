@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engines.measure import lanes
+from engines.measure.plan import plan
 from engines.measure.records import Measurement, Suite
-from engines.measure.session import Session, plan
+from engines.measure.session import Session
 from engines.protocol import Target
 from engines.runtime.manager import EngineManager
 from storage.measurements import Measurements

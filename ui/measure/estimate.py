@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engines.measure import steps, suites
+from engines.measure.plan import plan
 from engines.measure.records import Lane, Measurement, Repeat, Suite
-from engines.measure.session import plan
 from engines.protocol import Target
 from storage.database import StoreError
 from storage.store import Store

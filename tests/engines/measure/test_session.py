@@ -124,10 +124,10 @@ def test_waiting_for_a_quiet_machine_ends_for_a_whole_measurement(manager, monke
         def now(self, seconds):
             return self._conditions(0.9)
 
-    monkeypatch.setattr("engines.measure.session._WAIT_IN_ALL_S", 0.0)
+    monkeypatch.setattr("engines.measure.quiet.WAIT_IN_ALL_S", 0.0)
     told = []
     measured = session(manager, GOOD, suite=ONE_ROUND, surroundings=Busy(*[0.9] * 10))
-    monkeypatch.setattr(measured, "_say", told.append)
+    monkeypatch.setattr(measured.standing, "say", told.append)
     repeats = measured.run().lane(GOOD.key).repeats
     assert [r.disturbed for r in repeats] == [True] * 3
     assert not [text for text in told if text.startswith("Waiting for a quiet machine")]
