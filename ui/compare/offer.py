@@ -65,6 +65,12 @@ class Offer:
         offered = (status.precisions if status else None) or (spec.precisions if spec else ())
         return [(name, name) for name in offered]
 
+    def holding(self, choices: list[Choice], chosen: str) -> list[Choice]:
+        """The choices of a menu, with what is chosen though it is not among them: a device that has been taken out,
+        one of another machine's history, or that of an engine that has none."""
+        known = chosen in (value for _, value in choices)
+        return choices if known else [*choices, (chosen + self._suffix(False), chosen)]
+
     def _suffix(self, ok: bool) -> str:
         return "" if ok or self.probing else " — not available"
 

@@ -88,10 +88,13 @@ class Compare:
             why = f'<p class="notice warn">{fmt.text(trouble.reason)} {fmt.text(trouble.remedy or "")}</p>'
         elif (spec := offer.spec(target.engine)) and (brief := self.desk.library.brief(target, spec)):
             why = f'<p class="notice">{fmt.text(brief)}</p>'
+        menus = (
+            (offer.engine_choices(), target.engine),
+            (offer.device_choices(target.engine), target.device),
+            (offer.precision_choices(target.engine, target.device), target.precision),
+        )
         return [
-            gr.update(choices=offer.engine_choices(), value=target.engine),
-            gr.update(choices=offer.device_choices(target.engine), value=target.device),
-            gr.update(choices=offer.precision_choices(target.engine, target.device), value=target.precision),
+            *(gr.update(choices=offer.holding(choices, chosen), value=chosen) for choices, chosen in menus),
             gr.update(choices=models, value=target.model),
             why,
         ]

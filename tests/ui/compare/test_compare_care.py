@@ -1,11 +1,13 @@
 """The Compare tab: first start, sets, blind votes, accessibility, hostile output, a person who presses everything."""
 
 import random
+import warnings
 
 import pytest
 from playwright.sync_api import expect
 
 from engines.protocol import Target
+from tests.storage.filling import run, turn
 from tests.ui.accessibility import serious
 from tests.ui.compare.driver import Driver, panels_setting, words
 from ui.chat.settings import Settings
@@ -233,3 +235,17 @@ def test_a_person_who_presses_everything(driver, arena):
         shown = page.panel(panel).locator(".now .turn").get_attribute("data-run")
         assert shown == turns[-1].run_of(panel).run_id
     assert page.chip(2) == "Ready"
+
+
+def test_a_target_that_this_pc_does_not_have_is_shown_and_logs_nothing(arena, new_page):
+    """A conversation of another machine: its device and precision are in no menu here."""
+    conversation = arena.store.start_conversation("From elsewhere")
+    foreign = Target("echo", "NPU.7", "int3")
+    run(arena.store, turn(arena.store, conversation, "Hi"), "Hello.", panel=1, target=foreign)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        page = Driver(new_page(f"{arena.address}?c={conversation}"))
+        page.open_setup(1)
+        expect(page.page.locator("#device-1 input")).to_have_value("NPU.7 — not available")
+        expect(page.page.locator("#precision-1 input")).to_have_value("int3 — not available")
+    assert [str(each.message) for each in warned if "list of choices" in str(each.message)] == []

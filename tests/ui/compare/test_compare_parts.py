@@ -120,6 +120,15 @@ def test_unavailable_choices_are_listed_and_say_why():
     assert OFFER.trouble(Target("gone", "NPU", "int4")).reason == "No library."
 
 
+def test_a_menu_holds_what_is_chosen_even_where_it_is_not_to_be_had():
+    served = EngineSpec("served", "Served", "m", devices=(), precisions=("served",))
+    offer = Offer((FAST, served), OFFER.availability)
+    target = offer.best_target(served)
+    assert offer.holding(offer.device_choices("served"), target.device) == [("CPU — not available", "CPU")]
+    assert offer.holding(offer.device_choices("fast"), "CPU") == offer.device_choices("fast")
+    assert Offer((served,), {}, probing=True).holding([], "CPU") == [("CPU", "CPU")]
+
+
 def test_defaults_are_the_able_engines_in_their_best_precision():
     assert OFFER.default_targets() == (Target("fast", "CPU", "int4"),)
 
