@@ -84,7 +84,7 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     },
     "ui.compare.model_menu": {
         OWNER: "ModelMenu._toggle ModelMenu._pick ModelMenu._show_offer ModelMenu._timer_of ModelMenu._get "
-        "ModelMenu._tick ModelMenu._no ModelMenu._name",
+        "ModelMenu._tick ModelMenu._no ModelMenu._name ModelMenu._models_changed",
     },
     "ui.models.background": {OWNER: "ModelWork.stop"},
     "engines.models.library": {OWNER: "ModelLibrary.latest_log"},

@@ -222,6 +222,16 @@ class Inventory:
             **more,
         )
 
+    def stamp(self) -> int:
+        """Another number whenever a model has come, gone or been finished here, by whatever program; a few look-ups.
+
+        Folders change their time when a name in them does, and every download, conversion and removal ends with one.
+        """
+        made = (self._imports_path, self._models_dir, *self._models_dir.glob("[!.]*"))
+        cache = hub_cache.cache_dir()
+        kept = (cache, *cache.glob("models--*--*/*"), *cache.glob("models--*--*/snapshots/*"))
+        return hash(tuple((str(path), _changed_at(path)) for path in (*made, *kept)))
+
     # --- taking in -----------------------------------------------------------------------------------------
 
     def import_folder(self, folder: Path) -> Installed:
@@ -289,6 +299,13 @@ class Inventory:
 
     def _folders(self) -> tuple[Path, ...]:
         return (self._models_dir, hub_cache.cache_dir())
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _used_bytes(folders: tuple[Path, ...]) -> int:

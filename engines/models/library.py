@@ -162,6 +162,10 @@ class ModelLibrary:
         """Every model folder on this computer, with format, size and place."""
         return self.inventory.installed()
 
+    def stamp(self) -> int:
+        """Another number whenever what is on this computer has changed; cheap enough to ask every few seconds."""
+        return self.inventory.stamp()
+
     def latest_log(self, characters: int = 20_000) -> str:
         """The end of the newest log of a download or conversion."""
         logs = sorted((self._models_dir / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)

@@ -144,6 +144,7 @@
         if (answer.live && !running && !liveTimer) liveTimer = setTimeout(() => { liveTimer = 0; if (!document.hidden) ask(); }, LIVE_MS);
         if (answer.gone) comeBack();
         if (answer.settle) tell("submit");
+        if (answer.models) tell("load");
         if (running) await new Promise((done) => setTimeout(done, Math.max(20, TICK_MS - (performance.now() - started))));
       }
     } finally {

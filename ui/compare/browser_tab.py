@@ -58,6 +58,8 @@ class Page:
     """Slot -> the HTML that the browser has."""
     settled: str = ""
     """Mark of the turn that the menus under the panels are about."""
+    models_seen: int | None = None
+    """The library's stamp when the menus last said which models are here."""
     growing: dict[str, GrowingMarkdown] = field(default_factory=dict)
     drawn_long: dict[str, tuple[float, str]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

@@ -81,6 +81,16 @@ class ModelMenu:
         """What a reply made ready shows in the button, too."""
         return gr.update(value=self.title(self._desk.page(request)))
 
+    def _models_changed(self, is_open: bool, request: gr.Request) -> list[Any]:
+        """A download, conversion, import or removal has ended, on this page or elsewhere: say it anew."""
+        page = self._desk.page(request)
+        return [self._choices(page) if is_open else gr.skip(), *self._compare._layout(page)]
+
+    def _choices(self, page: Page) -> str:
+        rows = overview(self._desk.library, self._panel_backends(page))
+        models = {target.model for target in page.chosen().values()}
+        return html.choice_list(rows, next(iter(models)) if len(models) == 1 else None)
+
     def _panel_backends(self, page: Page) -> tuple[Backend, ...]:
         offer = self._desk.offer()
         found = [(t, spec) for t in page.chosen().values() if (spec := offer.spec(t.engine)) is not None]
@@ -90,13 +100,7 @@ class ModelMenu:
         page = self._desk.page(request)
         if is_open:
             return [gr.update(visible=False), gr.skip(), False]
-        rows = overview(self._desk.library, self._panel_backends(page))
-        models = {target.model for target in page.chosen().values()}
-        return [
-            gr.update(visible=True),
-            html.choice_list(rows, next(iter(models)) if len(models) == 1 else None),
-            True,
-        ]
+        return [gr.update(visible=True), self._choices(page), True]
 
     def _pick(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         page = self._desk.page(request)
@@ -230,6 +234,8 @@ class ModelMenu:
         shown = parts.live.submit(self._show_offer, None, card, **quiet)
         shown.then(self._timer_of, None, parts.offer_timer, **quiet)
         parts.live.submit(self._name, None, parts.model_button, **quiet)
+        told = parts.live.load(self._models_changed, is_open, [parts.model_choices, *layout], **quiet)
+        self._compare._then_show(told)
         got = parts.offer_get.click(self._get, parts.offer_model, card, **quiet)
         self._compare._then_show(got.then(self._timer_of, None, parts.offer_timer, **quiet))
         parts.offer_no.click(self._no, None, parts.offer, **quiet)

@@ -47,6 +47,7 @@ class Painter:
                 "running": running,
                 "live": bool(self._desk.manager.activity.now()),
                 "settle": not running and page.settled != _mark(page, talk),
+                "models": not running and page.models_seen != self._desk.library.stamp(),
             }
 
     def settle(self, page: Page) -> list[Any]:

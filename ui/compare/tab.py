@@ -115,6 +115,7 @@ class Compare:
         ]
 
     def _layout(self, page: Page) -> list[Any]:
+        page.models_seen = self.desk.library.stamp()
         offer = self.desk.offer()
         models = self.desk.model_choices()
         menus = (

@@ -1,11 +1,14 @@
 """The Compare tab: first start, sets, blind votes, accessibility, hostile output, a person who presses everything."""
 
 import random
+import shutil
 import warnings
 
 import pytest
 from playwright.sync_api import expect
 
+from engines.models.library import ModelLibrary
+from engines.models.model_names import DEMO_FOLDER
 from engines.protocol import Target
 from tests.storage.filling import run, turn
 from tests.ui.accessibility import serious
@@ -235,6 +238,45 @@ def test_a_person_who_presses_everything(driver, arena):
         shown = page.panel(panel).locator(".now .turn").get_attribute("data-run")
         assert shown == turns[-1].run_of(panel).run_id
     assert page.chip(2) == "Ready"
+
+
+# --- what is on this computer ------------------------------------------------------------------------------
+
+
+def test_the_open_page_says_it_when_a_model_has_come_or_gone(arena, driver, tmp_path, monkeypatch):
+    """Got by a command or by another window: nobody on this page has done anything."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    page = driver(("echo", "fast"))
+    page.open_setup(1)
+    page.page.fill("#model-1 input", "arena/late")
+    page.page.keyboard.press("Enter")
+    button, why = page.page.locator("#model-button"), page.panel(1).locator(".prose.why")
+    expect(button).to_contain_text("arena/late")
+    expect(why).to_contain_text("downloads")
+    button.click()
+    choices = page.page.locator("#model-list .choice")
+    expect(choices.filter(has_text="Demo")).to_be_visible()
+    assert choices.filter(has_text="arena/late").count() == 0
+
+    root = tmp_path / "hub" / "models--arena--late"
+    shutil.copytree(DEMO_FOLDER, root / "snapshots" / "c0ffee")
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("c0ffee")
+    page.page.evaluate("window.backendArena.ask()")
+    expect(button).to_contain_text("arena/late · on 1 of 1 backends · here")
+    expect(why).to_be_empty()
+    expect(choices.filter(has_text="arena/late")).to_contain_text("here")
+
+    library = ModelLibrary(arena.store.path.parent)
+    folder = shutil.copytree(DEMO_FOLDER, tmp_path / "my-own")
+    entry = library.import_folder(folder)
+    page.page.evaluate("window.backendArena.ask()")
+    expect(choices.filter(has_text="my-own")).to_be_visible()
+    library.remove(entry.id)
+    library.remove("arena/late")
+    page.page.evaluate("window.backendArena.ask()")
+    expect(choices.filter(has_text="my-own")).to_have_count(0)
+    expect(why).to_contain_text("downloads")
 
 
 def test_a_target_that_this_pc_does_not_have_is_shown_and_logs_nothing(arena, new_page):
