@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -57,37 +57,82 @@ class PanelParts:
 class Parts:
     """Components of the whole tab."""
 
-    panels: dict[int, PanelParts] = field(default_factory=dict)
-    named: dict[str, Any] = field(default_factory=dict)
+    panels: dict[int, PanelParts]
+    welcome: gr.Column
+    welcome_text: gr.HTML
+    first_run: gr.Button
+    dismiss: gr.Button
+    model_button: gr.Button
+    model_list: gr.Column
+    model_choices: gr.HTML
+    offer: gr.Column
+    offer_text: gr.HTML
+    offer_get: gr.Button
+    offer_no: gr.Button
+    offer_stop: gr.Button
+    offer_model: gr.State
+    offer_timer: gr.Timer
+    add: gr.Button
+    new: gr.Button
+    edit: gr.Button
+    blind: gr.Checkbox
+    sets_button: gr.Button
+    sets: gr.Row
+    set_name: gr.Dropdown
+    use_set: gr.Button
+    save_set: gr.Button
+    delete_set: gr.Button
+    prompt: gr.Textbox
+    send: gr.Button
+    stop_all: gr.Button
+    mode: gr.Radio
+    to_panel: gr.Dropdown
+    attach: gr.UploadButton
+    detach: gr.Button
+    examples: list[gr.Button]
+    attachment: gr.State
+    system_prompt: gr.Textbox
+    max_new_tokens: gr.Number
+    temperature: gr.Number
+    top_p: gr.Number
+    top_k: gr.Number
+    repetition_penalty: gr.Number
+    seed: gr.Textbox
+    thinking: gr.Radio
+    ignored: gr.HTML
+    vote: gr.Radio
+    diff_one: gr.Dropdown
+    diff_other: gr.Dropdown
+    diff_text: gr.HTML
+    conversation: gr.Textbox
+    live: gr.HTML
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["named"][name]
-        except KeyError:
-            raise AttributeError(name) from None
+    def sampling(self) -> list[Any]:
+        """Settings that an engine may not honour, in the order of SAMPLING."""
+        return [self.temperature, self.top_p, self.top_k, self.repetition_penalty, self.seed]
 
     def settings(self) -> list[Any]:
-        names = ("system_prompt", "max_new_tokens", *SAMPLING, "thinking")
-        return [self.named[name] for name in names]
+        """In the order of `settings_from`."""
+        return [self.system_prompt, self.max_new_tokens, *self.sampling(), self.thinking]
 
 
 def build_parts(desk: Desk, changes: Callable[..., Any]) -> Parts:
     """Lay the tab out; call inside the Blocks."""
-    parts = Parts()
-    named = parts.named
+    named: dict[str, Any] = {}
+    panels: dict[int, PanelParts] = {}
     _welcome(named)
     model_menu.build(named)
     _toolbar(named)
     models = desk.model_choices()
     with gr.Row(elem_classes="panels", elem_id="panels"):
         for panel in PANELS:
-            parts.panels[panel] = _panel(panel, models)
+            panels[panel] = _panel(panel, models)
     _composer(named)
     _settings(named)
     _strip()
     _after_turn(named)
     _hidden(named, changes)
-    return parts
+    return Parts(panels, **named)
 
 
 def _welcome(named: dict[str, Any]) -> None:
@@ -229,8 +274,8 @@ def _composer(named: dict[str, Any]) -> None:
             named["detach"] = gr.Button(
                 "Remove file", size="sm", visible=False, elem_id="detach", scale=0, min_width=130
             )
-            for index, (label, _) in enumerate(EXAMPLES):
-                named[f"example{index}"] = gr.Button(
+            named["examples"] = [
+                gr.Button(
                     label,
                     size="sm",
                     elem_classes="example",
@@ -238,6 +283,8 @@ def _composer(named: dict[str, Any]) -> None:
                     scale=0,
                     min_width=60,
                 )
+                for index, (label, _) in enumerate(EXAMPLES)
+            ]
     named["attachment"] = gr.State(None)
 
 

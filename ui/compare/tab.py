@@ -104,14 +104,13 @@ class Compare:
 
     def _layout_outputs(self) -> list[Any]:
         """What changes with the set of panels: columns, menus, recipients, settings, buttons."""
-        panels = self.parts.panels.values()
+        parts, panels = self.parts, self.parts.panels.values()
         menus = [output for panel in PANELS for output in self._menu_outputs(panel)]
-        named = self.parts.named
         return [
             *(panel.column for panel in panels),
             *(panel.setup for panel in panels),
             *menus,
-            *(named[name] for name in ("to_panel", "add", "blind", *SAMPLING, "ignored", "model_button")),
+            *(parts.to_panel, parts.add, parts.blind, *parts.sampling(), parts.ignored, parts.model_button),
         ]
 
     def _layout(self, page: Page) -> list[Any]:
@@ -254,8 +253,8 @@ class Compare:
         parts.detach.click(
             lambda: (None, gr.update(visible=False)), None, [parts.attachment, parts.detach], **_QUIET
         )
-        for index, (_, text) in enumerate(EXAMPLES):
-            parts.named[f"example{index}"].click(
+        for button, (_, text) in zip(parts.examples, EXAMPLES, strict=True):
+            button.click(
                 None,
                 None,
                 parts.prompt,
