@@ -1,8 +1,9 @@
 """The walls of the house, read from its imports: which rooms may know which."""
 
 import ast
+import re
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,10 @@ def modules() -> dict[str, Path]:
 MODULES = {name.removesuffix(".__init__"): path for name, path in modules().items()}
 
 
-def imports_of(name: str) -> Iterator[tuple[str, bool]]:
+@cache
+def imports_of(name: str) -> list[tuple[str, bool]]:
     """Every module that `name` imports, and whether it does so as soon as it is imported itself."""
+    found: list[tuple[str, bool]] = []
     tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
     lazy = {
         inner
@@ -34,12 +37,13 @@ def imports_of(name: str) -> Iterator[tuple[str, bool]]:
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node not in lazy) for alias in node.names)
+            found += [(alias.name, node not in lazy) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name} imports relatively"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield (inner if inner in MODULES else node.module), node not in lazy
+                found.append((inner if inner in MODULES else node.module, node not in lazy))
+    return found
 
 
 def within(name: str, *rooms: str) -> bool:
@@ -82,6 +86,16 @@ def test_storage_knows_no_page():
     assert not breaches(
         lambda name: within(name, "storage"), lambda imported: within(imported, "gradio", "ui", "app")
     )
+
+
+def test_the_page_asks_the_storage_and_never_opens_the_database_itself():
+    assert not breaches(lambda name: within(name, "ui"), lambda imported: within(imported, "sqlite3"))
+    opened = [
+        path.as_posix()
+        for path in (ROOT / "ui").rglob("*.py")
+        if re.search(r"\.(reading|writing)\(", path.read_text("utf-8"))
+    ]
+    assert not opened
 
 
 def test_turns_and_conversations_know_no_gradio():

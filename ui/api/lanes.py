@@ -13,6 +13,7 @@ from engines.models.library import ModelLibrary
 from engines.protocol import DEMO_MODEL, Availability, EngineSpec, ProtocolError, Target
 from engines.runtime.manager import EngineManager
 from storage.measurements import Measurements
+from storage.speeds import fastest_first, used_last
 from storage.store import Store, StoreError
 from ui.api.errors import ApiError
 
@@ -165,27 +166,16 @@ class Lanes:
 
     def _fastest_first(self) -> list[Target]:
         try:
-            with self._store.file.reading() as db:
-                found = db.execute(
-                    "SELECT engine, device, precision, model FROM median_metrics "
-                    "WHERE NOT contended AND machine IS ? AND decode_tok_s IS NOT NULL ORDER BY decode_tok_s DESC",
-                    [platform.node()],
-                ).fetchall()
+            return fastest_first(self._store, platform.node())
         except StoreError:
             return []
-        return [Target(*row) for row in found]
 
     def _model_used_last(self, lanes: Mapping[Target, Lane]) -> str | None:
         try:
-            with self._store.file.reading() as db:
-                found = db.execute(
-                    "SELECT engine, device, precision, model FROM run_metrics "
-                    "WHERE status = 'finished' AND machine IS ? ORDER BY n DESC LIMIT 500",
-                    [platform.node()],
-                ).fetchall()
+            found = used_last(self._store, platform.node())
         except StoreError:
             return None
-        used = [target.model for row in found if (target := Target(*row)) in lanes]
+        used = [target.model for target in found if target in lanes]
         return next((model for model in used if model != DEMO_MODEL), used[0] if used else None)
 
 

@@ -5,6 +5,7 @@ A lane that never ran here is taken to be slow, and named; every lane is tried f
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from engines.measure.plan import plan
 from engines.measure.records import Lane, Measurement, Repeat, Suite
 from engines.protocol import Target
 from storage.database import StoreError
+from storage.speeds import rates_of
 from storage.store import Store
 from ui import format as fmt
 
@@ -96,15 +98,8 @@ def rates_in(store: Store) -> Callable[[Target], Rates | None]:
 
     def known(target: Target) -> Rates | None:
         try:
-            with store.file.reading() as db:
-                row = db.execute(
-                    "SELECT prefill_tok_s, decode_tok_s FROM median_metrics WHERE engine = ? AND device = ? "
-                    "AND precision = ? AND model = ? AND NOT contended AND prefill_tok_s > 0 AND decode_tok_s > 0 "
-                    "ORDER BY last_run_at DESC LIMIT 1",
-                    [target.engine, target.device, target.precision, target.model],
-                ).fetchone()
+            return rates_of(store, target, platform.node())
         except StoreError:
             return None
-        return (row[0], row[1]) if row else None
 
     return known
