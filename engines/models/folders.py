@@ -188,7 +188,7 @@ def hash_files(paths: Iterable[Path]) -> str:
     for path in paths:
         digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as stream:
-            while chunk := stream.read(4 * 2**20):
+            while chunk := stream.read(2**18):
                 digest.update(chunk)
     return digest.hexdigest()
 
