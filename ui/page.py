@@ -83,14 +83,4 @@ def build(
         opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
         page.wire_use(measured.used)
     authorise(demo)
-    _poll_calmly(demo)
     return demo
-
-
-def _poll_calmly(demo: gr.Blocks) -> None:
-    """Outside Windows Gradio's queue looks for work a thousand times a second: 5 % of a core for an idle page.
-
-    Gradio has no public setting for it; `Blocks.queue` takes none of these.
-    """
-    demo._queue.sleep_when_free = max(demo._queue.sleep_when_free, 0.02)
-    demo._queue.progress_update_sleep_when_free = max(demo._queue.progress_update_sleep_when_free, 0.1)

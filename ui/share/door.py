@@ -39,6 +39,9 @@ class PageSessions:
     def __len__(self) -> int:
         return len(self._owners)
 
+    def __contains__(self, session: str) -> bool:
+        return session in self._owners
+
     def use(self, session: str, login: Login) -> bool:
         """Whether this login may use the session; the first to name it owns it."""
         closed: list[str] = []

@@ -76,17 +76,44 @@ class LeanApp(App):
     def __init__(self, door: Door):
         super().__init__(default_response_class=ORJSONResponse)
         self.state_holder = LeanStates()
+        self._sessions, self._closed = door.sessions, set[str]()
         door.sessions.on_close.append(self._let_go)
 
+    def configure_app(self, blocks: Blocks) -> None:
+        super().configure_app(blocks)
+        _calm(blocks)
+
     def _let_go(self, session: str) -> None:
-        """Nobody looks at this page any more."""
+        """Nobody looks at this page any more. What still runs for it is waited for: the next to close clears it up.
+
+        Gradio would keep what it had to tell 2,000 closed pages, and the numbers of their events for ever.
+        """
         self.state_holder.drop(session)
         if self.blocks is None:
             return
-        waiting = self.blocks._queue.pending_event_ids_session
-        if not waiting.get(session):
-            waiting.pop(session, None)
-        self.blocks.pending_streams.pop(session, None)
+        queue, streams = self.blocks._queue, self.blocks.pending_streams
+        waiting = [event for line in queue.event_queue_per_concurrency_id.values() for event in line.queue]
+        running = [event for job in queue.active_jobs for event in job or ()]
+        busy = {event.session_hash for event in (*waiting, *running)}
+        self._closed = {name for name in (*self._closed, session) if name not in self._sessions}
+        over = self._closed - busy
+        for name in over:
+            self.state_holder.drop(name)
+            for kept in (queue.pending_event_ids_session, queue.pending_messages_per_session, streams):
+                kept.pop(name, None)
+        self._closed -= over
+
+
+def _calm(blocks: Blocks) -> None:
+    """Outside Windows Gradio's queue looks for work a thousand times a second: 5 % of a core for an idle page. And
+    it keeps notes about the last 10,000 events, for the monitoring page that is switched off.
+
+    Gradio has no public setting for it; `Blocks.queue` takes none of these.
+    """
+    queue = blocks._queue
+    queue.sleep_when_free = max(queue.sleep_when_free, 0.02)
+    queue.progress_update_sleep_when_free = max(queue.progress_update_sleep_when_free, 0.1)
+    queue.ANALYTICS_MAX_EVENTS = 100
 
 
 class GuardedApp(LeanApp):

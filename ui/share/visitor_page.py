@@ -453,8 +453,6 @@ def build(
             page = VisitorPage(VisitorDesk(manager, store, turns, library, visitors), machine_name)
         page.wire_load(demo)
     authorise(demo)
-    demo._queue.sleep_when_free = max(demo._queue.sleep_when_free, 0.02)
-    demo._queue.progress_update_sleep_when_free = max(demo._queue.progress_update_sleep_when_free, 0.1)
     return demo
 
 
