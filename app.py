@@ -151,10 +151,12 @@ def serve(arguments: argparse.Namespace) -> int:
     with arena_on(arguments) as arena:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+        from ui.heap import give_back_at_once
         from ui.page import build as build_page
         from ui.share.owner_panel import machine_name
         from ui.theme import launch_options
 
+        give_back_at_once()
         interrupted = arena.store.mark_interrupted()
         sharing = Sharing(door, settings, made, port, lambda local: GradioTunnel(local, arena.data_dir))
         visitors = Visitors(door, arena.store, arena.turns)

@@ -36,6 +36,7 @@ from ui.access import Role
 from ui.chat.gates import Limits
 from ui.chat.settings import Settings
 from ui.chat.turns import TurnError, Turns
+from ui.heap import give_back_at_once
 from ui.page import build
 from ui.share import visitor_page
 from ui.share.door import Door
@@ -177,6 +178,7 @@ def owners_delays(crowd: Crowd, until: float, delays: list[float]) -> None:
 def measure(visitors: int, seconds: float, demo: bool) -> dict[str, float]:
     from tests.ui.conftest import SPECS
 
+    give_back_at_once()
     process, delays = psutil.Process(), []
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data_dir:
         crowd = Crowd(Path(data_dir), DEMO if demo else ECHO, None if demo else SPECS)
