@@ -14,7 +14,6 @@ from typing import Any
 
 import gradio as gr
 
-from engines import ENGINES
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
 from engines.protocol import Availability, DeviceStatus, EngineSpec
@@ -57,7 +56,7 @@ class _Tab:
     """Components, handlers and wiring."""
 
     def __init__(self, work: SystemWork, names: Sequence[str], manager: EngineManager, doors: Doors | None):
-        self._work, self._names = work, names
+        self._work, self._names, self._specs = work, names, manager.specs
         self._changed: Sequence[Any] = ()
         """What tells that one engine has been asked again."""
         with gr.Column(elem_id="system"):
@@ -99,7 +98,7 @@ class _Tab:
         return [
             machine_html(machine_facts()),
             _seen_once(),
-            engines_html(answers, asking, trouble),
+            engines_html(answers, self._specs, asking, trouble),
             *(environment_html(view) for view in views),
             *(
                 gr.update(value=label, interactive=_can_start(view))
@@ -209,8 +208,13 @@ def sights_html(seen: Sequence[Sight]) -> str:
     )
 
 
-def engines_html(answers: Mapping[str, Availability] | None, asking: bool, trouble: str | None) -> str:
-    """One card per engine, in the order of ENGINES; what is being waited for is said above them."""
+def engines_html(
+    answers: Mapping[str, Availability] | None,
+    specs: Mapping[str, EngineSpec],
+    asking: bool,
+    trouble: str | None,
+) -> str:
+    """One card per engine, in the order of the answers; what is being waited for is said above them."""
     notes = ""
     if trouble:
         notes += f'<p class="notice error" role="alert">{text(trouble)}</p>'
@@ -218,7 +222,6 @@ def engines_html(answers: Mapping[str, Availability] | None, asking: bool, troub
         notes += '<p class="notice info" role="status">Asking every engine which devices it can use …</p>'
     if not answers:
         return notes
-    specs = {spec.name: spec for spec in ENGINES}
     cards = "".join(_engine_card(name, found, specs.get(name)) for name, found in answers.items())
     return f'{notes}<div class="engines">{cards}</div>'
 

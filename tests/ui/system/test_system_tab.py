@@ -1,44 +1,27 @@
 """The System tab in a real chromium: what the engines say, and an environment set up by its button."""
 
+import dataclasses
 import re
-import threading
 
 import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
+from engines import intel_npu_engine
 from engines.environments.environments import Environments
-from engines.protocol import Availability, DeviceStatus
+from engines.models.library import ModelLibrary
+from engines.runtime.manager import EngineManager
 from tests.engines.environments.test_environments import no_network, small_spec
+from tests.helpers import echo_engine
 from ui.system import tab as system_tab
 from ui.theme import launch_options
 
-ANSWERS = {
-    "openvino-genai": Availability(
-        True,
-        (
-            DeviceStatus("CPU", True, "A <b>processor</b>"),
-            DeviceStatus("NPU", False, reason="No NPU.", remedy="Install the driver."),
-        ),
-        {"openvino": "2026.4.1"},
-    ),
-    "intel-npu": Availability(
-        False, reason="It is not set up yet.", remedy="Run: python app.py setup intel-npu"
-    ),
-}
-
-
-class Answers:
-    """In the manager's place: hands out answers when told to."""
-
-    def __init__(self):
-        self.asked = 0
-        self.release = threading.Event()
-
-    def availability(self, *, refresh=False):
-        self.asked += 1
-        assert self.release.wait(60)
-        return ANSWERS
+SPECS = (
+    dataclasses.replace(echo_engine.SPEC, title="An <b>echo</b>"),
+    dataclasses.replace(echo_engine.SPEC, name="far-echo", title="Far echo", environment="small"),
+    dataclasses.replace(intel_npu_engine.SPEC, environment="small"),
+)
+"""One that is here, and two that need the environment that is set up meanwhile; the last lacks its library there."""
 
 
 @pytest.fixture(scope="module")
@@ -47,33 +30,36 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def answers() -> Answers:
-    return Answers()
-
-
-@pytest.fixture(scope="module")
-def page(place, answers, chromium):
+def page(place, chromium):
+    environments = Environments(place / "data", specs=(small_spec(place),))
+    manager = EngineManager(place / "data", ModelLibrary(place / "data"), environments, specs=SPECS)
     with gr.Blocks(analytics_enabled=False) as demo:
-        system_tab.build(answers, Environments(place / "data", specs=(small_spec(place),)))
+        system_tab.build(manager, environments)
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **launch_options())
     page = chromium.new_page(viewport={"width": 1200, "height": 900})
     page.goto(url)
     yield page
     page.close()
     demo.close()
+    manager.shutdown()
 
 
-def test_it_says_that_it_asks_and_then_what_it_heard(page, answers):
-    expect(page.locator("#system-engines")).to_contain_text("Asking every engine", timeout=30_000)
+def card(page, engine):
+    return page.locator(f"section[aria-label='{engine}']")
+
+
+def test_it_says_that_it_asks_and_then_what_it_heard(page):
     expect(page.locator("#system-machine")).to_contain_text("memory")
-    answers.release.set()
-    openvino = page.locator("section[aria-label='openvino-genai']")
-    expect(openvino).to_contain_text("A <b>processor</b>", timeout=30_000)
-    expect(openvino.locator("tr", has_text="NPU")).to_contain_text("Install the driver.")
-    npu = page.locator("section[aria-label='intel-npu']")
-    expect(npu).to_contain_text("python app.py setup intel-npu")
-    expect(npu).to_contain_text("prefer OpenVINO GenAI")
+    echo = card(page, "echo")
+    expect(echo).to_contain_text("An <b>echo</b>", timeout=60_000)
+    expect(echo.locator("tbody tr").nth(0)).to_contain_text("Echo chamber")
+    expect(echo.locator("tbody tr").nth(1)).to_contain_text("Use CPU.")
+    expect(card(page, "far-echo")).to_contain_text("not available")
+    expect(card(page, "intel-npu")).to_contain_text("prefer OpenVINO GenAI")
     expect(page.locator("#system-engines")).not_to_contain_text("Asking")
+    page.locator("#system-refresh").click()
+    expect(page.locator("#system-engines")).to_contain_text("Asking every engine", timeout=30_000)
+    expect(page.locator("#system-engines")).not_to_contain_text("Asking", timeout=60_000)
 
 
 def test_every_control_has_a_name(page):
@@ -86,30 +72,30 @@ def test_every_control_has_a_name(page):
     assert nameless == []
 
 
-def test_a_set_up_that_fails_says_why_and_one_that_works_is_followed(page, answers, monkeypatch):
-    card = page.locator("#system-env-small")
-    expect(card).to_contain_text("not set up")
+def test_a_set_up_that_fails_says_why_and_one_that_works_is_followed(page, monkeypatch):
+    small = page.locator("#system-env-small")
+    expect(small).to_contain_text("not set up")
     with monkeypatch.context() as away:
         no_network(away)
         page.locator("#system-set-up-small").click()
-        expect(card.locator("progress")).to_be_visible(timeout=30_000)
+        expect(small.locator("progress")).to_be_visible(timeout=30_000)
         expect(page.locator("#system-set-up-small")).to_be_disabled()
-        expect(card).to_contain_text("the package index could not be reached", timeout=90_000)
-    asked = answers.asked
+        expect(small).to_contain_text("the package index could not be reached", timeout=90_000)
     page.locator("#system-set-up-small").click()
-    expect(card).to_contain_text("six 1.17.0", timeout=90_000)
+    expect(small).to_contain_text("six 1.17.0", timeout=90_000)
     expect(page.locator("#system-set-up-small")).to_have_text("Check and repair")
     expect(page.locator("#system-log-small textarea")).to_have_value(re.compile("six"), timeout=30_000)
-    assert answers.asked == asked + 1  # what became possible is asked for
+    expect(card(page, "far-echo")).to_contain_text("Echo chamber", timeout=60_000)  # it was asked again
+    expect(card(page, "intel-npu")).to_contain_text("not available")
 
 
 def test_a_set_up_can_be_cancelled(page, place):
     (place / "small.txt").write_text("six==1.16.0\n")
-    card = page.locator("#system-env-small")
+    small = page.locator("#system-env-small")
     page.locator("#system-set-up-small").click()
     expect(page.locator("#system-cancel-small")).to_be_enabled(timeout=30_000)
     page.locator("#system-cancel-small").click()
-    expect(card).to_contain_text("outdated", timeout=60_000)
+    expect(small).to_contain_text("outdated", timeout=60_000)
     expect(page.locator("#system-cancel-small")).to_be_disabled()
 
 
