@@ -96,6 +96,16 @@ def read_back(kind: type[Kept], text: str | None) -> Kept | None:
         return None
 
 
+def read_ids(text: str | None) -> tuple[int, ...]:
+    """Token ids from their JSON; () where there are none, or somebody else has written something there."""
+    try:
+        found = json.loads(text or "[]")
+    except (TypeError, ValueError):
+        return ()
+    sound = isinstance(found, list) and all(type(each) is int and each >= 0 for each in found)
+    return tuple(found) if sound else ()
+
+
 def content_id(*values: Any) -> str:
     """64 bits of SHA-256 over the canonical JSON: the same content has the same id on every machine."""
     return hashlib.sha256(to_json(values).encode("ascii")).hexdigest()[:16]

@@ -99,8 +99,8 @@ def remove_texts(file: HistoryFile) -> int:
     """Keep the numbers of all runs but remove prompts, replies, titles and logs. Raises StoreError."""
     with file.writing() as db:
         removed = db.execute(
-            "UPDATE runs SET text = NULL, reasoning = NULL, exact = NULL, prompt_sha256 = NULL, error_details = NULL "
-            "WHERE status <> 'running'"
+            "UPDATE runs SET text = NULL, reasoning = NULL, exact = NULL, reply_ids = NULL, prompt_sha256 = NULL, "
+            "error_details = NULL WHERE status <> 'running'"
         ).rowcount
         db.execute("UPDATE turns SET prompt = NULL, system_prompt = NULL, earlier = NULL, exact = NULL")
         db.execute("UPDATE conversations SET title = NULL, exact = NULL")

@@ -387,3 +387,12 @@ def measurements(db: Database) -> None:
         WHERE json_extract(t.settings, '$.measurement') IS NOT NULL;
         """
     )
+
+
+@migrations(name="011_reply_ids")
+def reply_ids(db: Database) -> None:
+    """The token ids of each reply, as JSON: what a later start of the app gives the model back to carry it on.
+
+    Its text is not enough: other ids may spell the same, and half a character has no text at all.
+    """
+    db.execute("ALTER TABLE runs ADD COLUMN reply_ids TEXT")

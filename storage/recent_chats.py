@@ -54,6 +54,13 @@ class ChatMemory:
             while len(self._conversations) > KEPT_CONVERSATIONS:
                 self._drop(next(iter(self._conversations)))
 
+    def take_up(self, conversation_id: str, turn: TurnMemo) -> None:
+        """A turn of an earlier start of the app gets new runs: they are kept here like those of our own turns."""
+        with self._lock:
+            known = turn.id in self._turns
+        if not known:
+            self.add_turn(conversation_id, turn)
+
     def add_run(self, turn_id: str, run_id: str, run: RunMemo) -> None:
         with self._lock:
             if turn_id in self._turns:

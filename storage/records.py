@@ -10,7 +10,7 @@ from typing import Any
 from engines.protocol import Message, RunMetrics, Target
 from engines.telemetry.disturbance import OtherLoad
 from engines.telemetry.placement import Placement
-from storage.codec import read_back, restored, unpack_offsets
+from storage.codec import read_back, read_ids, restored, unpack_offsets
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Run:
     """What the model thought before its answer."""
     note: str | None = None
     """What the person was told about the prompt: what the chat template could not take as it was written."""
+    reply_ids: tuple[int, ...] = ()
+    """Token ids of the whole reply; () where they were not seen or not kept."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ def run_from_row(row: Mapping[str, Any]) -> Run:
         recipe_sha256=row["recipe_sha256"],
         reasoning=restored(row, "reasoning"),
         note=row["note"],
+        reply_ids=read_ids(row["reply_ids"]),
     )
 
 

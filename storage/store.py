@@ -28,7 +28,7 @@ from storage.codec import content_id, exact, new_id, now, pack_offsets, readable
 from storage.database import HistoryFile, StoreBusyError, StoreError
 from storage.recent_chats import ChatMemory, RunMemo, TurnMemo
 from storage.recorder import Recorder
-from storage.records import Conversation, Filter, Page, until_replaced
+from storage.records import Conversation, Filter, Page, Turn, until_replaced
 
 __all__ = ["Store", "StoreBusyError", "StoreError"]
 
@@ -140,6 +140,12 @@ class Store:
         self.recorder.write(write, size=len(prompt))
         return turn_id
 
+    def take_up(self, turn: Turn) -> None:
+        """A turn of an earlier start of the app is about to get another run from this one."""
+        self._memory.take_up(
+            turn.conversation_id, TurnMemo(turn.id, turn.prompt or "", turn.replaces_turn_id)
+        )
+
     def start_run(
         self,
         turn_id: str,
@@ -210,12 +216,18 @@ class Store:
         self.recorder.write(write)
 
     def save_partial(
-        self, run_id: str, text: str, token_offsets_s: Sequence[float], reasoning: str | None = None
+        self,
+        run_id: str,
+        text: str,
+        token_offsets_s: Sequence[float],
+        reasoning: str | None = None,
+        reply_ids: Sequence[int] = (),
     ) -> None:
         """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
         self._memory.set_run(run_id, text, reasoning, "running")
         columns = {"text": text, "reasoning": reasoning or None, **_offset_columns(token_offsets_s)}
         columns["output_tokens"] = len(token_offsets_s) or None  # pieces from elsewhere are no tokens
+        columns["reply_ids"] = _ids_column(reply_ids)
         self.recorder.write(
             lambda db: _update_run(db, run_id, columns, "status = 'running'"),
             key=run_id,
@@ -234,11 +246,13 @@ class Store:
         observed: Observed | None = None,
         reasoning: str | None = None,
         note: str | None = None,
+        reply_ids: Sequence[int] = (),
     ) -> None:
         """The run has ended, one way or another: `text` and `metrics` are what there is by now.
 
         `observed`: under which conditions it ran, and where; None when it never came to generating. `reasoning`: what
-        was thought before the answer; `note`: what the person was told about the prompt.
+        was thought before the answer; `note`: what the person was told about the prompt; `reply_ids`: the whole
+        reply's token ids, where they were seen.
         """
         columns = {
             "finished_at": now(),
@@ -246,6 +260,7 @@ class Store:
             "text": text or None,
             "reasoning": reasoning or None,
             "note": readable(note),
+            "reply_ids": _ids_column(reply_ids),
             "felt_ttft_s": felt_ttft_s,
             **outcome_columns(outcome),
             **metric_columns(metrics),
@@ -551,6 +566,10 @@ def _piece_columns(metrics: RunMetrics) -> dict[str, Any]:
     return {"piece_offsets": packed, "first_token_us": offsets_us[0], "last_token_us": offsets_us[-1]}
 
 
+def _ids_column(reply_ids: Sequence[int]) -> str | None:
+    return to_json(reply_ids) if reply_ids else None
+
+
 def _microseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1e6)
 
@@ -580,7 +599,11 @@ def _update_run(db: Database, run_id: str, columns: dict[str, Any], condition: s
     columns = {**columns, **{name: readable(text) for name, text in texts.items()}, "exact": exact(**texts)}
     # A hash of a short prompt can be guessed back, a log may quote it.
     columns = _kept(
-        db, columns, *texts, "exact", "prompt_sha256", "error_details", owner=_owner_of_run(db, run_id)
+        db,
+        columns,
+        *texts,
+        *("exact", "reply_ids", "prompt_sha256", "error_details"),
+        owner=_owner_of_run(db, run_id),
     )
     assignments = ", ".join(f"{name} = ?" for name in columns)
     db.execute(f"UPDATE runs SET {assignments} WHERE id = ? AND {condition}", [*columns.values(), run_id])

@@ -223,9 +223,13 @@ _JSON_COLUMNS = (
 )
 
 
+_OURS = ("n", "writer", "deleted_at", "reply_ids")
+"""What means nothing on another computer; the words of a reply are exported, its token ids are not."""
+
+
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A database row as JSON can hold it: nested JSON opened, offsets in seconds, no row number."""
-    plain = {name: value for name, value in row.items() if name not in ("n", "writer", "deleted_at")}
+    plain = {name: value for name, value in row.items() if name not in _OURS}
     for name in _JSON_COLUMNS:
         if plain.get(name) is not None:
             plain[name] = json.loads(plain[name])

@@ -13,11 +13,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from engines.protocol import Failed, Target
-from storage.records import Run as LoggedRun
+from engines.protocol import Target
 from storage.records import Turn as LoggedTurn
 from storage.store import Store, StoreError
 from ui.chat.live_turn import LiveTurn
+from ui.chat.past import past_view
 from ui.chat.run_view import RunView
 from ui.chat.settings import Settings, logged_settings
 from ui.chat.turns import Turns
@@ -25,7 +25,6 @@ from ui.chat.turns import Turns
 log = logging.getLogger(__name__)
 
 KEPT_TALKS = 60
-INTERRUPTED = "The app ended before this reply did; this is what had come until then."
 
 
 class Run(Protocol):
@@ -176,7 +175,10 @@ class Talks:
             logged = None
         live = {turn.turn_id: turn for turn in self._turns.live_turns(conversation_id)}
         turns = logged.current_turns() if logged else ()
-        talk.turns = [_live_turn(live[turn.id]) if turn.id in live else _past_turn(turn) for turn in turns]
+        talk.turns = [
+            _live_turn(live[turn.id], _winner(turn)) if turn.id in live else _past_turn(turn)
+            for turn in turns
+        ]
         in_log = {turn.id for turn in logged.turns} if logged else set()
         for turn_id, live_turn in live.items():
             if turn_id not in in_log:
@@ -184,58 +186,16 @@ class Talks:
         return talk if logged or talk.turns else None
 
 
-def _live_turn(turn: LiveTurn) -> TalkTurn:
-    return TalkTurn(turn.turn_id, turn.prompt, turn.mode, live=turn, settings=turn.settings)
+def _live_turn(turn: LiveTurn, vote: str | None = None) -> TalkTurn:
+    return TalkTurn(turn.turn_id, turn.prompt, turn.mode, live=turn, settings=turn.settings, vote=vote)
+
+
+def _winner(turn: LoggedTurn) -> str | None:
+    return turn.vote.winner if turn.vote else None
 
 
 def _past_turn(turn: LoggedTurn) -> TalkTurn:
-    runs = tuple(PastRun(run.panel, run.target, run.id, _past_view(run)) for run in turn.latest_runs())
+    runs = tuple(PastRun(run.panel, run.target, run.id, past_view(run)) for run in turn.latest_runs())
     prompt = turn.prompt if turn.prompt is not None else "(the text was not kept)"
-    vote = turn.vote.winner if turn.vote else None
     settings = logged_settings(turn.settings, turn.system_prompt)
-    return TalkTurn(turn.id, prompt, turn.mode, past=runs, settings=settings, vote=vote)
-
-
-def _past_view(run: LoggedRun) -> RunView:
-    """A logged run the way a live one is seen."""
-    metrics = run.metrics
-    cut_off = run.status in ("interrupted", "running")
-    failure = None
-    if run.status == "failed":
-        message = run.error_message or "It failed; the log does not say why."
-        failure = Failed(
-            run.error_kind or "error", message, run.error_remedy, run.error_details, run.exit_code, run.id
-        )
-    return RunView(
-        run.panel,
-        run.target,
-        run.id,
-        phase="stopped" if cut_off else run.status,
-        text=run.text or "",
-        reasoning=run.reasoning or "",
-        reasoning_tokens=metrics.reasoning_tokens,
-        answer_tokens=metrics.answer_tokens,
-        first_reasoning_s=metrics.first_reasoning_s,
-        first_answer_s=metrics.first_answer_s,
-        note=run.note,
-        tokens=metrics.output_tokens,
-        ttft_s=metrics.ttft_s,
-        felt_ttft_s=run.felt_ttft_s,
-        elapsed_s=metrics.total_s,
-        decode_tok_s=metrics.decode_tok_s,
-        metrics=metrics,
-        token_offsets_s=metrics.token_offsets_s,
-        finish_reason=run.finish_reason,
-        failure=failure,
-        warning=INTERRUPTED if cut_off else run.warning,
-        load_s=metrics.load_s,
-        warmup_s=metrics.warmup_s,
-        prompt_tokens=metrics.prompt_tokens,
-        prompt_sha256=metrics.prompt_sha256,
-        peak_rss_bytes=metrics.peak_rss_bytes,
-        contended=run.contended,
-        disturbed=run.disturbed,
-        other_load=run.other_load,
-        placement=run.placement,
-        old_rule=run.stamp_rule == "start",
-    )
+    return TalkTurn(turn.id, prompt, turn.mode, past=runs, settings=settings, vote=_winner(turn))

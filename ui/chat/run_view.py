@@ -149,6 +149,7 @@ class RunFold:
         before = carried_on.view() if carried_on else None
         self._carried_on = (before.text, before.reasoning) if before else ("", "")
         self._carried_ids = carried_on.token_ids() if carried_on else ()
+        self._knows_ids = bool(self._carried_ids) or not any(self._carried_on)
         self._texts: list[str] = [self._carried_on[0]]
         self._thoughts: list[str] = [self._carried_on[1]]
         self._ids: list[int] = []
@@ -271,15 +272,18 @@ class RunFold:
             return len(self._offsets)
         return self._view.metrics.output_tokens if self._view.metrics else None
 
-    def partial(self) -> tuple[str, str, tuple[float, ...]]:
-        """Answer, thought and token offsets so far."""
+    def partial(self) -> tuple[str, str, tuple[float, ...], tuple[int, ...]]:
+        """Answer, thought, token offsets and ids (as `token_ids`) so far."""
         with self._lock:
-            return "".join(self._texts), "".join(self._thoughts), tuple(self._offsets)
+            return "".join(self._texts), "".join(self._thoughts), tuple(self._offsets), self._all_ids()
 
     def token_ids(self) -> tuple[int, ...]:
-        """Ids of the whole reply, with those of the part that it carries on; () where they are not seen."""
+        """Ids of the whole reply, with those of the part that it carries on; () where not all of them are known."""
         with self._lock:
-            return (*self._carried_ids, *self._ids)
+            return self._all_ids()
+
+    def _all_ids(self) -> tuple[int, ...]:
+        return (*self._carried_ids, *self._ids) if self._knows_ids else ()
 
     def view(self) -> RunView:
         """A consistent snapshot."""
@@ -317,3 +321,14 @@ class RunFold:
         )
         span = newest - self._offsets[first]
         return (len(self._offsets) - 1 - first) / span if span > 0 else None
+
+
+class PastFold(RunFold):
+    """What a run of an earlier start of the app has come to; nothing more happens to it."""
+
+    def __init__(self, seen: RunView, reply_ids: tuple[int, ...]):
+        super().__init__(seen.panel, seen.target)
+        self._view, self._ids = seen, list(reply_ids)
+
+    def view(self) -> RunView:
+        return self._view

@@ -26,6 +26,7 @@ from engines.runtime.manager import EngineFailure, EngineManager
 from storage.store import Store, StoreError
 from ui.chat.gates import OPEN, Gate
 from ui.chat.live_turn import LiveRun, LiveTurn
+from ui.chat.past import restored_turn
 from ui.chat.run_view import RunFold
 from ui.chat.settings import Settings
 from ui.chat.settings import TurnError as TurnError
@@ -147,6 +148,31 @@ class Turns:
                 chat.append(turn)
         self._start(turn, jobs)
         return turn
+
+    def known(self, conversation_id: str, turn_id: str) -> LiveTurn:
+        """A turn to answer again or to carry on: the live one, or that of an earlier start of the app out of the log.
+
+        Raises TurnError where it cannot be had.
+        """
+        with self._one_at_a_time(conversation_id):
+            for turn in self.live_turns(conversation_id):
+                if turn.turn_id == turn_id:
+                    return turn
+            try:
+                logged = self._store.conversation(conversation_id)
+            except StoreError as error:
+                raise TurnError(f"What was said cannot be read, so nothing was sent. {error}") from error
+            current = logged.current_turns() if logged else ()
+            found = next((turn for turn in current if turn.id == turn_id), None)
+            if logged is None or found is None:
+                raise TurnError("This prompt has been edited since.")
+            turn = restored_turn(found, imported=logged.imported_from is not None)
+            self._store.take_up(found)
+            with self._lock:
+                chat = self._chat(conversation_id)
+                chat.append(turn)
+                chat.sort(key=lambda each: each.asked_at)
+            return turn
 
     def retry(self, turn: LiveTurn, panel: int, *, target: Target | None = None) -> LiveRun:
         """Answer the turn's prompt again in one panel, on the same target or another; raises TurnError."""
@@ -361,6 +387,7 @@ class Turns:
                     observed=run.observed,
                     reasoning=view.reasoning,
                     note=view.note,
+                    reply_ids=run.fold.token_ids(),
                 )
             )
 
@@ -394,11 +421,11 @@ class Turns:
         while not all(run.done.is_set() for run in runs):
             time.sleep(SAVE_EVERY_S)
             for run in runs:
-                text, reasoning, offsets = run.fold.partial()
+                text, reasoning, offsets, ids = run.fold.partial()
                 grown = len(text) + len(reasoning) + len(offsets)
                 if run.logged and not run.done.is_set() and grown > saved[run.run_id]:
                     saved[run.run_id] = grown
-                    self._log(partial(self._store.save_partial, run.run_id, text, offsets, reasoning))
+                    self._log(partial(self._store.save_partial, run.run_id, text, offsets, reasoning, ids))
 
     def _log(self, write: Callable[[], T]) -> T | None:
         """Do something with the log; what goes wrong there is the store's to tell (`store.trouble`)."""

@@ -209,18 +209,19 @@ class Actions:
             talk.touched()
 
     def _last_turn(self, page: Page, panel: int) -> LiveTurn | None:
-        """The newest turn of a panel, if this process still knows how to run it again."""
+        """The newest turn of a panel, out of the log if an earlier start of the app held it."""
         talk = self._desk.talk(page)
         exchanges = talk.of_panel(panel) if talk else []
-        if not exchanges:
+        if talk is None or not exchanges:
             page.notice = Notice(f"Panel {panel} has no reply yet. Send a prompt first.", "info")
             return None
-        turn = exchanges[-1][0].live
-        if turn is None:
-            page.notice = Notice(
-                "This reply is from an earlier start of the app. Use “Edit last prompt” to send it again."
-            )
-        return turn
+        newest = exchanges[-1][0]
+        try:
+            newest.live = self._desk.turns.known(talk.conversation_id, newest.turn_id)
+        except TurnError as error:
+            page.notice = Notice(str(error), "warn")
+            return None
+        return newest.live
 
     # --- conversation ----------------------------------------------------------------------------------
 

@@ -225,6 +225,122 @@ def test_a_reply_cut_by_the_limit_can_be_carried_on(turns):
     assert view.tokens == 6  # the numbers are those of the continuation
 
 
+FIRST, SECOND = "Remember: my name is Ada.", "Tell me a story about a lighthouse, please."
+SHORT = Settings(max_new_tokens=6)
+
+
+def numbers_of(run):
+    view = run.view()
+    return view.prompt_sha256, view.prompt_tokens, view.text, view.phase
+
+
+def hold(start, target):
+    """A conversation whose last reply was cut, is answered again and carried on twice; `start`: what comes between.
+
+    What each of those runs was asked and said.
+    """
+    turns = start(None)
+    first = turns.send(FIRST, [(1, target)], SHORT)
+    assert first.wait(60)
+    second = turns.send(SECOND, [(1, target)], SHORT, conversation_id=first.conversation_id)
+    assert second.wait(60)
+    seen = []
+    for act in (Turns.retry, Turns.carry_on, Turns.carry_on):
+        turns = start(turns)
+        run = act(turns, turns.known(second.conversation_id, second.turn_id), 1)
+        assert run.done.wait(60)
+        seen.append(numbers_of(run))
+    (panels,) = ({run.panel for run in turn.runs} for turn in turns.live_turns(first.conversation_id)[-1:])
+    assert panels == {1}
+    return first.conversation_id, seen
+
+
+def test_retry_and_continue_after_a_restart_are_as_if_there_had_been_none(tmp_path):
+    with turns_on(tmp_path / "whole.sqlite3") as turns:
+        _, whole = hold(lambda _: turns, ECHO)
+    with contextlib.ExitStack() as apps:
+
+        def restart(before):
+            apps.close()
+            return apps.enter_context(turns_on(tmp_path / "restarted.sqlite3"))
+
+        conversation_id, restarted = hold(restart, ECHO)
+        assert restarted == whole
+        store = Store(tmp_path / "restarted.sqlite3")
+        attempts = rows(store, "SELECT attempt FROM runs ORDER BY started_at")
+        assert [row["attempt"] for row in attempts] == [1, 1, 2, 3, 4]
+        last = store.conversation(conversation_id).turns[-1].latest_runs()[0]
+        assert last.reply_ids
+        housekeeping.remove_texts(store.file)
+        assert store.conversation(conversation_id).turns[-1].latest_runs()[0].reply_ids == ()
+        assert (last.text, last.metrics.prompt_sha256) == (whole[-1][2], whole[-1][0])
+        store.close()
+
+
+def test_a_real_backend_carries_on_after_a_restart_just_the_same(tmp_path, manager):
+    target = Target("transformers", "CPU", "fp32")
+    if not manager.availability()["transformers"].ok:
+        pytest.skip("transformers cannot run here")
+
+    def carried_on(path, between):
+        with contextlib.closing(Store(path)) as store:
+            turns = Turns(manager, store, lambda: MACHINE)
+            turn = turns.send(SECOND, [(1, target)], SHORT)
+            assert turn.wait(120)
+        between()
+        with contextlib.closing(Store(path)) as store:
+            turns = Turns(manager, store, lambda: MACHINE)
+            run = turns.carry_on(turns.known(turn.conversation_id, turn.turn_id), 1)
+            assert run.done.wait(120)
+            return turn.runs[0].view().text, numbers_of(run)
+
+    def whole(path):
+        with contextlib.closing(Store(path)) as store:
+            turns = Turns(manager, store, lambda: MACHINE)
+            turn = turns.send(SECOND, [(1, target)], SHORT)
+            assert turn.wait(120)
+            cut = turn.runs[0].view().text
+            run = turns.carry_on(turn, 1)
+            assert run.done.wait(120)
+            return cut, numbers_of(run)
+
+    expected = whole(tmp_path / "whole.sqlite3")
+    assert expected[1][2].startswith(expected[0])
+    assert len(expected[1][2]) > len(expected[0])
+    # The worker goes between the two halves, too: nothing of the first is left but the file.
+    assert carried_on(tmp_path / "halves.sqlite3", lambda: manager.unload(target)) == expected
+
+
+def test_what_an_earlier_start_did_not_leave_enough_of_is_said_so(tmp_path):
+    with turns_on(tmp_path / "log.sqlite3") as turns:
+        store = turns._store
+        conversation_id = store.start_conversation("Old")
+        replaced = log_turn(store, conversation_id, "apples")
+        log_run(store, replaced, "apples.", panel=1, target=ECHO)
+        by_program = log_turn(store, conversation_id, "figs", replaces_turn_id=replaced, via="api")
+        log_run(store, by_program, "figs.", panel=1, target=ECHO)
+        elsewhere = log_turn(store, conversation_id, "plums")
+        store.start_run(elsewhere, 1, ECHO, machine=MACHINE, contended=False)
+        unreadable = log_turn(store, conversation_id, "pears", settings={"temperature": "warm"})
+        log_run(store, unreadable, "pears.", panel=1, target=ECHO)
+        for turn_id, words in (
+            (replaced, "edited since"),
+            (by_program, "A program sent this"),
+            (elsewhere, "still writing"),
+            (unreadable, "sent with cannot be read"),
+        ):
+            with pytest.raises(TurnError, match=words):
+                turns.known(conversation_id, turn_id)
+    with turns_on(tmp_path / "numbers.sqlite3", keeps_text=False) as turns:
+        turn = turns.send("Hi", [(1, ECHO)], LONG)
+        assert turn.wait(30)
+        assert turn.runs[0].fold.token_ids()
+        until(lambda: rows(turns._store, "SELECT status FROM runs") == [{"status": "finished"}])
+        assert rows(turns._store, "SELECT reply_ids FROM runs") == [{"reply_ids": None}]
+    with turns_on(tmp_path / "numbers.sqlite3") as turns, pytest.raises(TurnError, match="Only the numbers"):
+        turns.known(turn.conversation_id, turn.turn_id)
+
+
 def test_stop_ends_one_panel_and_leaves_the_other(turns, store):
     turn = turns.send("word " * 60, [(1, SLOW_ECHO), (2, Target("echo", "CPU", "100"))], LONG)
     until(lambda: all(run.view().tokens > 3 for run in turn.runs))

@@ -90,6 +90,33 @@ def test_a_prompt_sent_before_the_tab_has_noticed_goes_to_its_conversation(resta
     assert conversations(tmp_path) == [["the first prompt", "sent at once"]]
 
 
+def test_a_reply_of_before_the_restart_is_answered_again_and_carried_on(restartable, tmp_path):
+    tab, restart = restartable
+    tab.page.click("#settings > button")
+    tab.page.fill("#max-new-tokens input", "5")
+    tab.ask(words(20))
+    cut, before = tab.reply(1), tab.runs()
+    key = "document.querySelector('#live')?.dataset.key"
+    old = tab.page.evaluate(key)
+    restart()
+    tab.page.wait_for_function(f"{key} && {key} !== {json.dumps(old)}")  # it has noticed by itself
+    tab.page.wait_for_selector("#panel-1 .now .reply .md >> text=word0")
+    for button, check in (
+        ("#retry-1", lambda: tab.reply(1) == cut),
+        ("#continue-1", lambda: tab.reply(1).startswith(cut) and len(tab.reply(1)) > len(cut)),
+    ):
+        tab.page.click(button)
+        tab.until(lambda seen=before: tab.runs() != seen, True)
+        tab.wait_done()
+        assert check()
+        assert tab.notices() == ""
+        before = tab.runs()
+    store = Store(tmp_path / FILE_NAME)
+    (only,) = store.conversations().summaries
+    assert sorted(run.attempt for run in store.conversation(only.id).turns[0].runs) == [1, 1, 2, 3]
+    store.close()
+
+
 def test_what_was_typed_survives_a_reload_and_what_was_sent_does_not_come_back(arena, new_page):
     """Gradio reloads the page by itself when it finds another server, before any question of ours has failed."""
     arena.forget()
