@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from ui.access import Role
 from ui.api.server import BesidePage
 from ui.share.door import MOST_SESSIONS, Door
+from ui.share.front_page import FrontPage
 from ui.share.guard import MOST_UPLOAD_BYTES, Guard
 
 
@@ -82,6 +83,9 @@ class LeanApp(App):
     def configure_app(self, blocks: Blocks) -> None:
         super().configure_app(blocks)
         _calm(blocks)
+
+    def build_middleware_stack(self) -> Any:
+        return FrontPage(super().build_middleware_stack())
 
     def _let_go(self, session: str) -> None:
         """Nobody looks at this page any more. What still runs for it is waited for: the next to close clears it up.
