@@ -7,38 +7,23 @@ cache is measured in that cache. Best of several rounds, as STREAM reports it.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from engines.runtime.worker_process import PROJECT_ROOT
+from engines.measure import child
 
 LARGEST_BYTES = 512 * 2**20
 """Beyond every cache; more would only take longer."""
 SMALLEST_BYTES = 1 * 2**20
 SECONDS = 1.0
-_TIMEOUT_S = 60.0
 
 
 def measured(working_set_bytes: int) -> float | None:
     """Bytes a second over a working set of that size, from a child process; None when it could not be measured."""
     size = min(max(working_set_bytes, SMALLEST_BYTES), LARGEST_BYTES)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "engines.measure.bandwidth", str(size)],
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        return float(json.loads(done.stdout)["bytes_s"])
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError):
-        return None
+    found = child.answer("engines.measure.bandwidth", size)
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 def read_rate(size: int, threads: int, seconds: float = SECONDS) -> float:
@@ -64,19 +49,17 @@ def read_rate(size: int, threads: int, seconds: float = SECONDS) -> float:
                 return best
 
 
-def main(arguments: list[str]) -> None:
-    """Print the figure as JSON."""
+def main(size: int) -> float:
+    """Bytes a second with as many threads as serve best."""
     import os
 
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ[name] = "1"  # the threads are ours; read when numpy is loaded
     from engines.toolkit.process_facts import physical_cores
 
-    size = int(arguments[0])
     counts = sorted({physical_cores(), os.cpu_count() or 1})
-    rate = max(read_rate(size, count, SECONDS / len(counts)) for count in counts)
-    sys.stdout.write(json.dumps({"bytes": size, "bytes_s": rate}) + "\n")
+    return max(read_rate(size, count, SECONDS / len(counts)) for count in counts)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    child.say(main(child.asked()))

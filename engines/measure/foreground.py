@@ -7,35 +7,21 @@ the lane's foreground tax.
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 import time
 
-from engines.runtime.worker_process import PROJECT_ROOT
+from engines.measure import child
 
 SLICES = 8
 SLICE_S = 0.25
 _BLOCK = bytes(64 * 1024)
-_TIMEOUT_S = 60.0
 
 
 def rates(slices: int = SLICES) -> tuple[float, ...] | None:
     """Blocks hashed a second in each slice, from a child process; None when it could not be measured."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "engines.measure.foreground", str(slices)],
-            cwd=PROJECT_ROOT,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        found = tuple(float(rate) for rate in json.loads(done.stdout))
-    except (OSError, subprocess.SubprocessError, ValueError, TypeError):
+    found = child.answer("engines.measure.foreground", slices)
+    if not isinstance(found, list) or len(found) != slices:
         return None
-    return found if len(found) == slices and all(rate > 0 for rate in found) else None
+    return tuple(found) if all(rate > 0 for rate in found) else None
 
 
 def work(slices: int, slice_s: float = SLICE_S) -> list[float]:
@@ -51,4 +37,4 @@ def work(slices: int, slice_s: float = SLICE_S) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(work(int(sys.argv[1]))) + "\n")
+    child.say(work(child.asked()))
