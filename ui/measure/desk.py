@@ -37,7 +37,9 @@ class Desk:
         self._machine, self._make_session = machine, make_session
         self._lock = threading.Lock()
         self._session: Session | None = None
-        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        """Set while nothing runs. Not the thread's own end: a join that Ctrl+C interrupts takes it for ended."""
+        self._over.set()
         self._error: BaseException | None = None
 
     @property
@@ -48,19 +50,29 @@ class Desk:
 
     @property
     def busy(self) -> bool:
-        with self._lock:
-            return self._thread is not None and self._thread.is_alive()
+        return not self._over.is_set()
 
     def targets(self, model: str) -> tuple[Target, ...]:
         """Every target that can be measured here; takes seconds the first time."""
         return lanes.available(self.manager, model)
 
+    def variants(self, model: str) -> tuple[tuple[Target, str | None], ...]:
+        """Targets with other weights, and what for (lanes.variants)."""
+        return lanes.variants(self.manager, model)
+
+    def check(self, targets: Sequence[Target]) -> None:
+        """Raises DeskError where there is nothing to measure, or something that never can be."""
+        if not targets:
+            raise DeskError("No backend is chosen. Choose one or more first.")
+        for target in targets:
+            if said := lanes.refusal(self.manager, target):
+                raise DeskError(said)
+
     def start(
         self, model: str, targets: Sequence[Target], suite: Suite, *, keep_loaded: bool = False
     ) -> Session:
         """Begin a measurement; returns at once. Raises DeskError while another one runs."""
-        if not targets:
-            raise DeskError("No backend is chosen. Choose one or more first.")
+        self.check(targets)
         if not suite.cases:
             raise DeskError("The suite has no case.")
         chosen = [lanes.lane_of(self.manager, target) for target in targets]
@@ -79,33 +91,30 @@ class Desk:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; True once nothing runs. Raises what the session raised."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
-            if thread.is_alive():
-                return False
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
+        if not self._over.wait(timeout):
+            return False
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
         return True
 
     def close(self, timeout: float | None = 20.0) -> None:
         """Stop what runs and keep what is done; for the end of the app."""
-        session, thread = self.session, self._thread
-        if session is not None and thread is not None and thread.is_alive():
+        session = self.session
+        if session is not None and self.busy:
             session.stop()
-            thread.join(timeout)
+            self._over.wait(timeout)
 
     def _begin(self, measurement: Measurement, **options: Any) -> Session:
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self.busy:
                 raise DeskError("A measurement is running. Stop it first, or wait.")
             session = self._session = self._make_session(
                 measurement, self.manager, journal=self.measurements, **options
             )
             self._error = None
-            self._thread = threading.Thread(target=self._work, args=(session,), name="measure", daemon=True)
-            self._thread.start()
+            self._over.clear()
+            threading.Thread(target=self._work, args=(session,), name="measure", daemon=True).start()
         return session
 
     def _work(self, session: Session) -> None:
@@ -113,3 +122,5 @@ class Desk:
             session.run()
         except BaseException as error:  # noqa: BLE001 - whoever waits gets it
             self._error = error
+        finally:
+            self._over.set()
