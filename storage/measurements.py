@@ -33,6 +33,8 @@ from storage.store import (
     target_as_row,
 )
 
+DECODE, PREFILL, MEASURED = "decode", "prefill", "measured"
+_OF_TARGET = "engine = ? AND device = ? AND precision = ? AND model = ?"
 _PREFERRED = "preferred_targets"
 _LISTED = ("id", "conversation_id", "created_at", "updated_at", "contract", "suite", "model", "status")
 
@@ -56,12 +58,16 @@ class Listed:
 
 @dataclass(frozen=True)
 class Tuning:
-    """The settings a target was tuned to."""
+    """Settings that are kept for a target and a job."""
 
     target: Target
+    job: str
+    """`decode` (long answers), `prefill` (long prompts), or `measured`: as a measurement had them."""
     settings: Mapping[str, Any]
     found_at: str
     why: str | None
+    in_use: bool = True
+    """Whether every run of the target gets them; of its tunings at most one is in use."""
 
 
 class Measurements:
@@ -222,44 +228,66 @@ class Measurements:
     # --- what comes of them --------------------------------------------------------------------------------
 
     def tuned(self, target: Target) -> Mapping[str, Any]:
-        """The settings a target was tuned to on this machine; empty: the engine's defaults."""
-        with contextlib.suppress(StoreError), self._store.file.reading() as db:
-            found = db.execute(
-                "SELECT settings FROM tunings WHERE engine = ? AND device = ? AND precision = ? AND model = ?",
-                [*_named(target)],
-            ).fetchone()
-            if found:
-                settings = json.loads(found[0])
-                return settings if isinstance(settings, dict) else {}
+        """The settings that are in use for a target on this machine; empty: the engine's defaults."""
+        with contextlib.suppress(StoreError):
+            return next((kept.settings for kept in self.tunings(target) if kept.in_use), {})
         return {}
 
-    def tunings(self) -> tuple[Tuning, ...]:
-        """Everything that is tuned on this machine."""
+    def tunings(self, target: Target | None = None) -> tuple[Tuning, ...]:
+        """Everything that is tuned on this machine, or of one target; what is in use first. Raises StoreError."""
+        where = f"WHERE {_OF_TARGET}" if target else ""
         with self._store.file.reading() as db:
             found = db.execute(
-                "SELECT engine, device, precision, model, settings, found_at, why FROM tunings ORDER BY model, engine"
+                "SELECT engine, device, precision, model, job, settings, found_at, why, in_use FROM tunings "
+                f"{where} ORDER BY model, engine, device, precision, in_use DESC, job",
+                [*_named(target)] if target else [],
             ).fetchall()
-        return tuple(Tuning(Target(*row[:4]), json.loads(row[4]), row[5], row[6]) for row in found)
+        return tuple(
+            Tuning(Target(*row[:4]), row[4], _settings(row[5]), row[6], row[7], bool(row[8])) for row in found
+        )
 
-    def keep_tuning(self, target: Target, settings: Mapping[str, Any], why: str | None = None) -> None:
-        """Use these settings for the target from now on; empty ones take the tuning back. Raises StoreError."""
+    def keep_tuning(
+        self, target: Target, settings: Mapping[str, Any], why: str | None = None, job: str = DECODE
+    ) -> None:
+        """Keep these settings for a job; empty ones take the job's tuning back. Raises StoreError.
+
+        They are used from now on, but for those for long prompts: they stand back behind others that are in use.
+        """
+        with self._store.file.writing() as db:
+            before = next((kept for kept in self.tunings(target) if kept.in_use), None)
+            db.execute(f"DELETE FROM tunings WHERE {_OF_TARGET} AND job = ?", [*_named(target), job])
+            if not settings:
+                return
+            row = {
+                **dict(zip(("engine", "device", "precision", "model"), _named(target), strict=True)),
+                "job": job,
+                "settings": json.dumps(dict(settings)),
+                "found_at": now(),
+                "why": readable(why),
+            }
+            insert(db, "tunings", row)
+            if job != PREFILL or before is None or before.job == job:
+                _put_in_use(db, target, job)
+
+    def use_tuning(self, target: Target, job: str | None) -> None:
+        """Use the settings that are kept for this job from now on; None: the engine's defaults. Raises StoreError."""
+        with self._store.file.writing() as db:
+            _put_in_use(db, target, job)
+
+    def use_settings(self, target: Target, settings: Mapping[str, Any]) -> None:
+        """Use exactly these settings from now on, as a measurement had them. Raises StoreError."""
+        kept = next((kept for kept in self.tunings(target) if dict(kept.settings) == dict(settings)), None)
+        if kept is not None or not settings:
+            self.use_tuning(target, kept.job if kept else None)
+        else:
+            self.keep_tuning(target, settings, "as measured", MEASURED)
+
+    def take_back_tuning(self, target: Target, job: str | None = None) -> None:
+        """Forget what is kept for a job (None: for all); if in use, the defaults are then. Raises StoreError."""
         with self._store.file.writing() as db:
             db.execute(
-                "DELETE FROM tunings WHERE engine = ? AND device = ? AND precision = ? AND model = ?",
-                [*_named(target)],
+                f"DELETE FROM tunings WHERE {_OF_TARGET} AND job = coalesce(?, job)", [*_named(target), job]
             )
-            if settings:
-                columns = ("engine", "device", "precision", "model")
-                row = dict(zip(columns, _named(target), strict=True))
-                insert(
-                    db,
-                    "tunings",
-                    {**row, "settings": json.dumps(dict(settings)), "found_at": now(), "why": readable(why)},
-                )
-
-    def take_back_tuning(self, target: Target) -> None:
-        """Use the engine's defaults again."""
-        self.keep_tuning(target, {})
 
     def preferred(self, model: str) -> str | None:
         """The lane that a person chose for a model by “Use it”, spelled as a target."""
@@ -275,6 +303,16 @@ class Measurements:
 
 def _named(target: Target) -> tuple[str | None, ...]:
     return tuple(readable(text) for text in (target.engine, target.device, target.precision, target.model))
+
+
+def _settings(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    return found if isinstance(found, dict) else {}
+
+
+def _put_in_use(db: Database, target: Target, job: str | None) -> None:
+    db.execute(f"UPDATE tunings SET in_use = 0 WHERE {_OF_TARGET}", [*_named(target)])
+    db.execute(f"UPDATE tunings SET in_use = 1 WHERE {_OF_TARGET} AND job = ?", [*_named(target), job])
 
 
 def _lives(writer: str | None) -> bool:

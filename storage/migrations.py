@@ -396,3 +396,28 @@ def reply_ids(db: Database) -> None:
     Its text is not enough: other ids may spell the same, and half a character has no text at all.
     """
     db.execute("ALTER TABLE runs ADD COLUMN reply_ids TEXT")
+
+
+@migrations(name="012_tunings_per_job")
+def tunings_per_job(db: Database) -> None:
+    """One tuning per target and job (long answers, long prompts), and which of them is in use; at most one is.
+
+    What was kept so far was found for long answers, or taken as it was measured, and is in use.
+    """
+    db.executescript(
+        """
+        ALTER TABLE tunings RENAME TO tunings_008;
+        CREATE TABLE tunings (
+            engine TEXT NOT NULL, device TEXT NOT NULL, precision TEXT NOT NULL, model TEXT NOT NULL,
+            job TEXT NOT NULL, settings TEXT NOT NULL, found_at TEXT NOT NULL, why TEXT,
+            in_use INTEGER NOT NULL DEFAULT 0,
+            PRIMARY KEY (engine, device, precision, model, job)
+        );
+        CREATE UNIQUE INDEX tunings_in_use ON tunings (engine, device, precision, model) WHERE in_use;
+        INSERT INTO tunings
+        SELECT engine, device, precision, model, iif(why = 'as measured', 'measured', 'decode'), settings, found_at,
+            why, 1
+        FROM tunings_008;
+        DROP TABLE tunings_008;
+        """
+    )

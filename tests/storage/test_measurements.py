@@ -168,9 +168,35 @@ def test_a_tuning_is_kept_used_shown_and_taken_back(store):
     assert journal.tuned(target) == {"pace": "20", "threads": 2}
     assert journal.tuned(replace(target, model="other")) == {}
     (kept,) = journal.tunings()
-    assert (kept.target, kept.why) == (target, "it was faster")
+    assert (kept.target, kept.job, kept.why, kept.in_use) == (target, "decode", "it was faster", True)
     journal.take_back_tuning(target)
     assert (journal.tuned(target), journal.tunings()) == ({}, ())
+
+
+def test_a_tuning_is_kept_for_each_job_and_one_of_them_is_in_use(store):
+    journal, target = Measurements(store), Target("echo", "CPU", "100", "demo")
+
+    def in_use():
+        return [(kept.job, kept.in_use) for kept in journal.tunings(target)]
+
+    journal.keep_tuning(target, {"pace": "1"}, job="prefill")
+    assert journal.tuned(target) == {"pace": "1"}
+    journal.keep_tuning(target, {"pace": "2"}, job="decode")
+    assert journal.tuned(target) == {"pace": "2"}
+    journal.keep_tuning(target, {"pace": "3"}, job="prefill")
+    assert (journal.tuned(target), in_use()) == ({"pace": "2"}, [("decode", True), ("prefill", False)])
+    journal.use_tuning(target, "prefill")
+    assert journal.tuned(target) == {"pace": "3"}
+    journal.take_back_tuning(target, "prefill")
+    assert (journal.tuned(target), in_use()) == ({}, [("decode", False)])
+    journal.use_settings(target, {"pace": "2"})
+    assert in_use() == [("decode", True)]
+    journal.use_settings(target, {})
+    assert (journal.tuned(target), in_use()) == ({}, [("decode", False)])
+    journal.use_settings(target, {"pace": "9"})
+    assert (journal.tuned(target), in_use()) == ({"pace": "9"}, [("measured", True), ("decode", False)])
+    journal.take_back_tuning(target)
+    assert journal.tunings() == ()
 
 
 def test_the_chosen_lane_is_remembered_for_its_model(store):
@@ -195,4 +221,23 @@ def test_the_version_before_gets_the_tables(tmp_path):
     journal = Measurements(store)
     journal.saved(planned())
     assert document.loads(document.dumps(journal.measurement("m1"))) == planned(reference=None)
+    store.close()
+
+
+def test_tunings_of_the_version_before_stay_in_use(tmp_path):
+    path = tmp_path / "old.sqlite3"
+    db = Database(sqlite3.connect(path))
+    migrations.apply(db, stop_before="012_tunings_per_job")
+    for precision, why in (("100", "faster"), ("20", "as measured")):
+        values = ["echo", "CPU", precision, "demo", '{"pace": "7"}', "2026-01-01T00:00:00Z", why]
+        db.conn.execute("INSERT INTO tunings VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    db.conn.commit()
+    db.conn.close()
+    store = Store(path)
+    journal = Measurements(store)
+    assert journal.tuned(Target("echo", "CPU", "100", "demo")) == {"pace": "7"}
+    assert {(kept.target.precision, kept.job) for kept in journal.tunings()} == {
+        ("100", "decode"),
+        ("20", "measured"),
+    }
     store.close()

@@ -173,8 +173,8 @@ class Painter:
                 return progress.use_button(key, in_use)
             spec = self._desk.manager.specs.get(target.engine)
             tunable = spec is not None and len(candidates(spec, target.device)) > 1
-            tuned = self._desk.measurements.tuned(target)
-            return progress.tuner(key, self._tuning.view(target), tuned, tunable and not self._busy())
+            kept = self._tuning.tunings(target)
+            return progress.tuner(key, self._tuning.view(target), kept, tunable and not self._busy())
 
         return buttons
 

@@ -5,12 +5,11 @@ Buttons in here say what they do in `data-act` and with what in `data-value`; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from engines.measure.records import Watch
 from engines.measure.tuner import spelled
-from storage.measurements import Listed
+from storage.measurements import Listed, Tuning
 from ui import format as fmt
 from ui.measure.board import UNDER_WAY
 from ui.measure.estimate import roughly
@@ -143,21 +142,35 @@ def use_button(key: str, in_use: bool) -> str:
     return button("use", "Use it", key, kind="primary", describes=f"Use {key}")
 
 
-def tuner(key: str, view: TuningView | None, tuned: Mapping[str, Any], can_start: bool) -> str:
-    """What the tuner does for a lane or has done, and the button that starts it or takes its result back."""
+_JOBS = {"decode": "long answers", "prefill": "long prompts"}
+
+
+def tuner(key: str, view: TuningView | None, tunings: Sequence[Tuning], can_start: bool) -> str:
+    """What the tuner does for a lane or has kept, what of it is in use, and what can be done about it."""
     if view is not None and view.running:
-        return (
-            f'<span class="chip chip-busy">tuning</span><p class="ms-soft ms-told">{fmt.text(view.now)}</p>'
-        )
+        stop = "" if view.stopping else button("stop-tuning", "Stop", key, describes=f"Stop tuning {key}")
+        now = f'<p class="ms-soft ms-told">{fmt.text(view.now)}</p>'
+        return f'<span class="chip chip-busy">tuning</span> {stop}{now}'
     said = ""
     if view is not None and (why := view.error or (view.found.why if view.found else None)):
         said = f'<p class="ms-told {"ms-why" if view.error else "ms-soft"}">{fmt.text(why)}</p>'
-    parts = []
-    if tuned:
-        parts.append(f'<span class="stamp fair">tuned: {fmt.text(spelled(tuned))}</span> ')
-        parts.append(button("untune", "Take back", key, describes=f"Take the tuning of {key} back"))
+    parts = [_kept(key, kept) for kept in tunings]
     if can_start:
-        for act, purpose in (("tune-decode", "answers"), ("tune-prefill", "prompts")):
-            label = f"Tune for long {purpose}"
-            parts.append(button(act, label, key, describes=f"{label}, {roughly(SECONDS)}: {key}"))
+        for job, purpose in _JOBS.items():
+            label = f"Tune for {purpose}"
+            parts.append(button(f"tune-{job}", label, key, describes=f"{label}, {roughly(SECONDS)}: {key}"))
     return "".join(parts) + said
+
+
+def _kept(key: str, kept: Tuning) -> str:
+    """One tuning of a lane: in use, or kept for when it is wanted."""
+    purpose = f"for {_JOBS[kept.job]}" if kept.job in _JOBS else "as measured"
+    settings = fmt.text(spelled(kept.settings))
+    if kept.in_use:
+        said = f'<span class="stamp fair">in use: tuned {purpose}: {settings}</span>'
+        use = ""
+    else:
+        said = f'<span class="stamp">kept, tuned {purpose}: {settings}</span>'
+        use = button(f"use-tuning-{kept.job}", "Use this", key, describes=f"Use {key} tuned {purpose}")
+    back = button(f"untune-{kept.job}", "Take back", key, describes=f"Take back {key} tuned {purpose}")
+    return f'<p class="ms-kept">{said} {use}{back}</p>'

@@ -1,5 +1,7 @@
 """The tuner on an engine whose settings really change its pace, and break it."""
 
+import threading
+
 import pytest
 
 from engines.engine import EngineError
@@ -47,6 +49,35 @@ def test_what_is_no_better_is_not_kept(manager):
     found = tuner.tune(manager, target, 60)
     assert found.best == {}
     assert "defaults stay" in found.why
+
+
+@pytest.mark.parametrize(
+    ("precision", "kept", "stays", "says"),
+    [
+        ("100", {"pace": "2000"}, True, "Nothing beats pace=2000"),
+        ("fast", {"pace": "40"}, False, "pace=40 was kept before, but is −"),
+        ("fast", {"crash": True}, False, "crash=True was kept before, but failed"),
+    ],
+)
+def test_what_was_kept_before_stays_unless_it_is_beaten(manager, precision, kept, stays, says):
+    found = tuner.tune(manager, Target("echo", "CPU", precision), 3, kept=kept)
+    assert found.best == (kept if stays else {})
+    assert says in found.why
+    assert kept in [trial.settings for trial in found.trials]
+
+
+def test_a_stop_ends_it_and_what_was_kept_before_stays(manager):
+    stop, told = threading.Event(), []
+
+    def tell(text):
+        told.append(text)
+        if "pace=400, round" in text:
+            stop.set()
+
+    found = tuner.tune(manager, TARGET, 60, tell, kept={"pace": "20"}, stop=stop)
+    assert (found.stopped, found.best, found.chosen) == (True, {"pace": "20"}, None)
+    assert found.why.startswith("Stopped after 2 tries; pace=20 stays.")
+    assert "pace=400" in told[-1]
 
 
 def test_a_target_that_does_not_run_is_said(manager):
