@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engines.measure.records import Lane
 from engines.protocol import Target
@@ -28,6 +29,27 @@ def available(manager: EngineManager, model: str) -> tuple[Target, ...]:
                 precisions = status.precisions or spec.precisions
                 found += [Target(name, status.device, precision, model) for precision in precisions]
     return tuple(found)
+
+
+def variants(manager: EngineManager, model: str) -> tuple[tuple[Target, str | None], ...]:
+    """Targets with other weights than the usual ones, and what for: offered only to who looks for them."""
+    found = []
+    for target in available(manager, model):
+        for variant in manager.specs[target.engine].variants:
+            if variant.precision == target.precision:
+                found.append((replace(target, precision=variant.spelling), variant.why))
+    return tuple(found)
+
+
+def refusal(manager: EngineManager, target: Target) -> str | None:
+    """Why a target can never be measured; None when it may be tried."""
+    spec = manager.specs.get(target.engine)
+    if spec is None or not spec.model_elsewhere:
+        return None
+    return (
+        f"{target.spelling} runs on a server with a tokenizer of its own: whether it works on the others' tokens "
+        "cannot be known, so it cannot be measured. The Compare tab sets it beside them."
+    )
 
 
 def lane_of(manager: EngineManager, target: Target) -> Lane:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from engines.measure.instructions import Instruction
 from engines.measure.records import Answer, Quality
+from engines.measure.words import percent
 from engines.protocol import Failed, Finished, Scored
 
 GARBAGE_MORE = 2
@@ -173,7 +174,7 @@ def _reasons(
     ):
         reasons.append(f"perplexity {perplexity:.1f} (the reference: {reference.perplexity:.1f})")
     if agreement is not None and agreement < LEAST_AGREEMENT:
-        reasons.append(f"only {agreement:.0%} of the likeliest next tokens are the reference's")
+        reasons.append(f"only {percent(agreement)} of the likeliest next tokens are the reference's")
     return reasons, []
 
 

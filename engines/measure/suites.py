@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.measure.records import PASSES, Case, Suite
+from engines.measure.words import percent
 
 LEAST_NEW_TOKENS = 16
 """A decode rate over fewer gaps says little."""
@@ -141,7 +142,9 @@ def scaled(suite: Suite, factor: float) -> Suite:
         )
         for case in suite.cases
     )
-    note = f"Shortened to {factor:.0%}: this machine is slow for the suite's {suite.target_s:.0f} s a lane."
+    note = (
+        f"Shortened to {percent(factor)}: this machine is slow for the suite's {suite.target_s:.0f} s a lane."
+    )
     tokens = _shorter(suite.instruction_tokens, factor, LEAST_NEW_TOKENS)
     return replace(
         suite, cases=cases, instruction_tokens=tokens, note=" ".join(filter(None, (suite.note, note)))

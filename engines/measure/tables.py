@@ -12,6 +12,7 @@ from engines.measure.comparison import Comparison
 from engines.measure.records import METRICS, Figure, LaneResult, Measurement, Verdict
 from engines.measure.spread import case_figures, counted
 from engines.measure.verdict import METRIC_TITLES, excluded, share_of_limit, verdicts
+from engines.measure.words import percent
 
 UNITS = {
     "ttft_s": "s",
@@ -99,7 +100,7 @@ def headline(verdict: Verdict) -> str:
         return f"{verdict.winner} (the only one that can win)"
     if verdict.metric == "foreground_tax":
         return f"{verdict.winner}, {100 * verdict.by:.0f} points ahead of {verdict.runner_up}"
-    return f"{verdict.winner}, {verdict.by:.0%} ahead of {verdict.runner_up}"
+    return f"{verdict.winner}, {percent(verdict.by)} ahead of {verdict.runner_up}"
 
 
 def markdown(measurement: Measurement) -> str:
@@ -186,7 +187,7 @@ def _gb(count: int | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.0%}"
+    return "–" if share is None else percent(share)
 
 
 def csv_text(measurement: Measurement) -> str:
@@ -266,6 +267,6 @@ def comparison_text(comparison: Comparison) -> str:
     for d in comparison.differences:
         lines.append(
             f"  {d.lane}  {d.case}  {METRIC_TITLES[d.metric]}: {d.before:.4g} → {d.now:.4g} "
-            f"({d.change:+.1%}) {marks[d.level]}".rstrip()
+            f"({percent(d.change, signed=True, digits=1)}) {marks[d.level]}".rstrip()
         )
     return "\n".join(lines)

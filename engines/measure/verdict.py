@@ -21,6 +21,7 @@ from engines.measure.records import (
     Verdict,
 )
 from engines.measure.spread import LEAST_REPEATS, apart, case_figures, counted, figure
+from engines.measure.words import percent
 
 LEAST_DIFFERENCE = 0.03
 """Two medians closer than this are the same for a person, and within what a lone lane varies from day to day."""
@@ -137,7 +138,7 @@ def _decide(
     what = METRIC_TITLES[job.metric] + (f", {case.title.lower()}" if case else "")
     because = []
     if first is None:
-        because.append(f"No lane can be recommended: {_first_reasons(out)}.")
+        because.append(_nobody(out))
     elif second is None:
         because.append(f"{first} is the only lane that can win ({what}: {_spelled(job, figures[first])}).")
     else:
@@ -150,7 +151,7 @@ def _decide(
             f"{second} {_spelled(job, next_best)}."
         )
         because.append(_clearness(best, next_best, by, clear))
-    because += [f"{key} cannot win: {reason}." for key, reason in out.items() if first is not None]
+    because += [f"{key} cannot win: {reason}." for key, reason in out.items() if first or not _shared(out)]
     return Verdict(
         job=job.name,
         title=job.title,
@@ -181,12 +182,13 @@ def _is_clear(best: Figure, next_best: Figure, by: float | None) -> bool:
 
 def _clearness(best: Figure, next_best: Figure, by: float | None, clear: bool) -> str:
     if clear:
-        return f"Their 95 % intervals lie apart, and {by or 0:.0%} is a difference one notices."
+        return f"Their 95 % intervals lie apart, and {percent(by or 0)} is a difference one notices."
     if min(best.n, next_best.n) < LEAST_REPEATS:
         return f"No clear winner: fewer than {LEAST_REPEATS} undisturbed repeats are no basis."
     if not apart(best, next_best):
         return "No clear winner: their 95 % intervals overlap."
-    return f"No clear winner: {by or 0:.1%} is less than the {LEAST_DIFFERENCE:.0%} one would notice."
+    gain, least = percent(by or 0, digits=1), percent(LEAST_DIFFERENCE)
+    return f"No clear winner: {gain} is less than the {least} one would notice."
 
 
 def _spelled(job: Job, made: Figure) -> str:
@@ -212,8 +214,14 @@ def _too_slow(result: LaneResult, measurement: Measurement, least: float) -> str
     return None if rate >= least else f"{rate:.1f} tok/s is slower than people read ({least:.0f} tok/s)"
 
 
-def _first_reasons(out: dict[str, str]) -> str:
-    return "; ".join(f"{key} {reason}" for key, reason in out.items()) or "nothing was measured"
+def _nobody(out: dict[str, str]) -> str:
+    reason = _shared(out) if out else "nothing was measured"
+    return f"No lane can be recommended: {reason or f'none of the {len(out)} can win'}."
+
+
+def _shared(out: dict[str, str]) -> str | None:
+    """The one reason for which none of them can win; None: there are several."""
+    return next(iter(out.values())) if len(set(out.values())) == 1 else None
 
 
 def _would_change(
@@ -234,7 +242,7 @@ def _would_change(
         ahead = _advantage(made.median, leader.median, job.metric) if made and leader else None
         if result.lane.key in out and ahead is not None and ahead > LEAST_DIFFERENCE:
             found.append(
-                f"{result.lane.key} would lead by {ahead:.0%} if it had not {_short(out[result.lane.key])}."
+                f"{result.lane.key} would lead by {percent(ahead)} if it had not {_short(out[result.lane.key])}."
             )
     if winner is not None and case is not None:
         found += _starts_sooner(measurement, winner, ranking[1:], case)

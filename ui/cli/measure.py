@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ from engines.measure.records import Measurement, Watch
 from engines.measure.verdict import JOBS
 from engines.protocol import DEMO_MODEL, Target
 from engines.runtime.manager import EngineFailure
+from ui import format as fmt
 from ui.arena import Arena, OpenArena
 from ui.measure.desk import DeskError
+from ui.measure.estimate import estimate, rates_in, roughly
+from ui.measure.tuning import tune_and_keep
 
 _NOTHING_MEASURED = 1
 _USAGE = 2
 _STOPPED = 130
-_QUICK_LANE_S = 120
 
 
 class _RefusedError(Exception):
@@ -43,7 +47,8 @@ def register(commands: Any, open_arena: OpenArena) -> None:
         action="append",
         default=[],
         metavar="TARGET",
-        help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated; all: every lane here",
+        help="ENGINE/DEVICE/PRECISION, for example openvino-genai/CPU/int4; may be repeated; all: "
+        "every lane here, without AUTO (it is one of the others) and without servers (their tokens are not known)",
     )
     command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
     command.add_argument(
@@ -138,7 +143,7 @@ def _measure(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
         print(f"{error}", file=sys.stderr)
         return _USAGE
     if stopped:
-        print(f"Stopped. Go on later with --resume {found.id}", file=sys.stderr)
+        print(f"Stopped. Go on with: python app.py measure --resume {found.id}", file=sys.stderr)
         return _STOPPED
     return 0 if any(r.counts for result in found.measured for r in result.repeats) else _NOTHING_MEASURED
 
@@ -163,13 +168,14 @@ def _untune(arguments: argparse.Namespace, arena: Arena) -> int:
 
 def _start(arguments: argparse.Namespace, arena: Arena, suite: Any) -> None:
     targets = _targets(arguments, arena)
+    arena.desk.check(targets)
     if arguments.tune:
         for target in targets:
             _tune(arguments, arena, target)
-    minutes = len(targets) * (suite.target_s or _QUICK_LANE_S * len(suite.cases)) / 60
+    expected = estimate(targets, suite, rates_in(arena.store))
     print(
-        f"{suite.title}: {len(targets)} lanes, {len(suite.cases)} cases, {suite.repeats} repeats; about "
-        f"{max(1, round(minutes))} min on a good PC. The time here is told once every lane has been tried.",
+        f"{suite.title}: {fmt.counted(len(suite.cases), 'case')}, {fmt.counted(suite.repeats, 'repeat')}. "
+        f"{expected.text}",
         file=sys.stderr,
         flush=True,
     )
@@ -177,14 +183,24 @@ def _start(arguments: argparse.Namespace, arena: Arena, suite: Any) -> None:
 
 
 def _tune(arguments: argparse.Namespace, arena: Arena, target: Target) -> None:
-    told = _teller()
+    """In a thread of its own, so that Ctrl+C ends it in order; raises KeyboardInterrupt then."""
+    stop = threading.Event()
+    seconds, job = arguments.tune_minutes * 60, arguments.tune_for
+    with ThreadPoolExecutor(1, "tune") as pool:
+        work = pool.submit(tune_and_keep, arena.desk, target, seconds, job, _teller(), stop)
+        try:
+            while not wait([work], 0.2).done:
+                pass
+        except KeyboardInterrupt:
+            stop.set()
+            print("Stopping; what was kept before stays.", file=sys.stderr, flush=True)
     try:
-        found = tuner.tune(arena.manager, target, arguments.tune_minutes * 60, told, job=arguments.tune_for)
+        said = work.result().why
     except EngineFailure as failure:
-        print(f"{target} could not be tuned: {failure}", file=sys.stderr, flush=True)
-        return
-    arena.measurements.keep_tuning(target, found.best, found.why)
-    print(f"{target}: {found.why}", file=sys.stderr, flush=True)
+        said = f"could not be tuned: {failure}"
+    print(f"{target}: {said}", file=sys.stderr, flush=True)
+    if stop.is_set():
+        raise KeyboardInterrupt
 
 
 def _watch(arena: Arena) -> bool:
@@ -200,7 +216,8 @@ def _watch(arena: Arena) -> bool:
                 told(_line(watch))
                 if watch.left_s is not None and watch.measurement.fitted and not time_told:
                     time_told = True
-                    told(f"This will take about {_duration(watch.left_s)}: {watch.total - watch.done} steps.")
+                    left = fmt.counted(watch.total - watch.done, "step")
+                    told(f"This will take about {roughly(watch.left_s)}: {left}.")
         except KeyboardInterrupt:
             stopped = True
             print("Stopping; what is done is kept.", file=sys.stderr, flush=True)
@@ -210,12 +227,8 @@ def _watch(arena: Arena) -> bool:
 
 
 def _line(watch: Watch) -> str:
-    left = f", {_duration(watch.left_s)} left" if watch.left_s else ""
+    left = f", {roughly(watch.left_s)} left" if watch.left_s else ""
     return f"[{watch.done}/{watch.total}{left}] {watch.now}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _teller() -> Callable[[str], None]:

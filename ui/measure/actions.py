@@ -15,6 +15,7 @@ from engines.measure import document, foreign, suites
 from engines.measure.privacy import model_name
 from engines.measure.records import LaneResult, Measurement, Suite
 from engines.protocol import Target
+from storage.measurements import DECODE, MEASURED, PREFILL
 from storage.store import Store
 from ui import format as fmt
 from ui.measure import files
@@ -24,8 +25,8 @@ from ui.measure.tuning import TuningWork
 
 MOST_FILE_BYTES = 200_000_000
 DEEPEST_SWEEP = 32_768
-TUNES = {"tune-decode": "decode", "tune-prefill": "prefill"}
-"""A button -> the tuner's job: long answers, or long prompts."""
+JOBS = (DECODE, PREFILL, MEASURED)
+"""What a lane can have been tuned for: long answers, long prompts, or as a measurement had it."""
 
 
 class Refused(ValueError):  # noqa: N818 - it is no error of the program's
@@ -48,6 +49,13 @@ class Actions:
     def offered(self, model: str) -> list[str]:
         """Spellings of every lane that can run here."""
         return [target.spelling for target in self.desk.targets(_named(model))]
+
+    def variants(self, model: str) -> list[tuple[str, str]]:
+        """(label, spelling) of the lanes with other weights than the usual ones."""
+        return [
+            (f"{self.label(target.spelling, model)} — {why}" if why else target.spelling, target.spelling)
+            for target, why in self.desk.variants(_named(model))
+        ]
 
     def usual(self, offered: Sequence[str]) -> list[str]:
         """One lane per engine and device, at its default precision: what is chosen before anybody chooses."""
@@ -124,18 +132,22 @@ class Actions:
             self.desk.measurements.delete(value)
             return "" if shown is not None and shown.id == value else None
         target = self._lane(shown, value).lane.target
-        if act in TUNES and (said := self.tuning.start(target, TUNES[act])):
-            raise Refused(said)
-        if act == "untune":
-            self.tuning.take_back(target)
+        if act == "stop-tuning":
+            self.tuning.stop(target)
+        for job in JOBS:
+            if act == f"tune-{job}" and (said := self.tuning.start(target, job)):
+                raise Refused(said)
+            if act == f"use-tuning-{job}":
+                self.tuning.use(target, job)
+            if act == f"untune-{job}":
+                self.tuning.take_back(target, job)
         return None
 
     def use(self, shown: Measurement | None, key: str) -> Target:
         """Make a lane its model's first panel, with exactly the settings that were measured."""
         result = self._lane(shown, key)
         target, settings = result.lane.target, dict(result.lane.settings)
-        if dict(self.desk.measurements.tuned(target)) != settings:
-            self.desk.measurements.keep_tuning(target, settings, "as measured")
+        self.desk.measurements.use_settings(target, settings)
         self.desk.measurements.prefer(target)
         return target
 

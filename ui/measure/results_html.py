@@ -14,6 +14,7 @@ from typing import Any
 from engines.measure import verdict
 from engines.measure.records import Case, Figure, ForeignRow, Quality, Repeat, Verdict
 from engines.measure.spread import figure as figure_of
+from engines.measure.words import percent
 from ui import format as fmt
 from ui.doctor import machine_lines, versions_text
 from ui.measure.board import METRIC, METRICS, UNDER_WAY, Board, Column, Metric, ShownLane, case_line
@@ -347,7 +348,7 @@ def race_tax(board: Board) -> str:
                 continue
             shade = min(10, max(0, round(10 * kept)))
             cells.append(
-                f'<td class="ms-heat h{shade}">{100 * kept:.0f} %'
+                f'<td class="ms-heat h{shade}">{percent(kept)}'
                 f'<span class="ms-ci">{fmt.rate(together.decode_tok_s)}</span></td>'
             )
         rows.append(f'<tr><th scope="row">{lane.name}</th>{"".join(cells)}</tr>')
@@ -364,7 +365,7 @@ def foreground_tax(board: Board) -> str:
     ]
     rows = "".join(
         f'<li class="{_bar_classes(lane)}">{lane.name}{bar(figure, 1.0)}'
-        f'<span class="ms-value">{struck(f"{100 * figure.median:.0f} %", bool(lane.excluded))}</span></li>'
+        f'<span class="ms-value">{struck(percent(figure.median), bool(lane.excluded))}</span></li>'
         for lane, figure in found
     )
     note = "How much a fixed task of one processor thread slows down while the lane generates: 0 % is free."
@@ -399,7 +400,7 @@ def limit(board: Board) -> str:
 def _limit_row(lane: ShownLane, share: float, top: float) -> str:
     drawn = bar(Figure(share, share, share, share, share, 1), top, 1.0)
     said = f"{fmt.size(lane.result.read_bytes_per_token)} a token, {_giga(lane.result.bandwidth_bytes_s)}"
-    value = struck(f"{100 * share:.0f} %", bool(lane.excluded))
+    value = struck(percent(share), bool(lane.excluded))
     return (
         f'<li class="{_bar_classes(lane)}">{lane.name}{drawn}'
         f'<span class="ms-value">{value} <span class="ms-ci">{said}</span></span></li>'
@@ -458,7 +459,7 @@ def _plain(value: float | None, decimals: int) -> str:
 
 
 def _share(value: float | None) -> str:
-    return fmt.MISSING if value is None else f"{100 * value:.1f} %"
+    return fmt.MISSING if value is None else percent(value, digits=1)
 
 
 def foreign(rows: Sequence[ForeignRow]) -> str:

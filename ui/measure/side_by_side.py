@@ -9,6 +9,7 @@ from __future__ import annotations
 from engines.measure.comparison import Comparison, compare
 from engines.measure.records import HIGHER_IS_BETTER, Case, Figure, Measurement
 from engines.measure.spread import apart, case_figures
+from engines.measure.words import percent
 from ui import format as fmt
 from ui.measure.board import METRIC, Board, Column, Metric, case_line
 from ui.measure.results_html import section, table
@@ -37,7 +38,7 @@ def _changed(found: Comparison) -> str:
     for level, (css, word) in _LEVELS.items():
         items += [
             f'<li><span class="{css}">{word}</span> {fmt.text(each.lane)}, {fmt.text(each.case)}: '
-            f"{METRIC[each.metric].title} {100 * each.change:+.0f} %</li>"
+            f"{METRIC[each.metric].title} {percent(each.change, signed=True)}</li>"
             for each in found.differences
             if each.level == level
         ]
@@ -105,7 +106,7 @@ def _change(mine: Figure | None, theirs: Figure | None, metric: Metric) -> str:
     if mine is None or theirs is None or not theirs.median:
         return fmt.MISSING
     change = mine.median / theirs.median - 1
-    text = f"{100 * change:+.0f} %"
+    text = percent(change, signed=True)
     if not apart(mine, theirs):
         return f'<span class="ms-soft">{text}</span>'
     better = (change > 0) == (metric.name in HIGHER_IS_BETTER)

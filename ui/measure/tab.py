@@ -41,6 +41,7 @@ _DOWNLOAD_JS = """
   setTimeout(press, 50);
 }
 """
+Chosen = Sequence[str] | None
 SUITES = (("Quick", "quick"), ("Standard", "standard"), ("Sweep", "sweep"), ("Own file", "own"))
 _QUIET: dict[str, Any] = {
     "show_progress": "hidden",
@@ -127,13 +128,20 @@ class _Tab:
                     elem_id="measure-suite-file",
                 )  # fmt: skip
             self.about = gr.HTML("", elem_id="measure-about", js_on_load=None)
-            self.lanes = gr.CheckboxGroup([], label="Lanes", elem_id="measure-lanes")
+            self.lanes = gr.CheckboxGroup(
+                [], label="Lanes", elem_id="measure-lanes",
+                info="Without AUTO, which is one of the others, and without servers, whose tokens cannot be known.",
+            )  # fmt: skip
             with gr.Row(elem_classes="bar"):
                 self.all = gr.Button("All lanes", size="sm", elem_id="measure-all")
                 self.none = gr.Button("None", size="sm", elem_id="measure-none")
                 self.keep = gr.Checkbox(
                     False, label="Let other lanes stay in memory", container=False, elem_id="measure-keep",
                     elem_classes="inline-check", min_width=80,
+                )  # fmt: skip
+            with gr.Accordion("Other weights", open=False, elem_id="measure-weights"):
+                self.other = gr.CheckboxGroup(
+                    [], label="Lanes of their own, converted when first measured", elem_id="measure-other",
                 )  # fmt: skip
             self.estimate = gr.HTML("", elem_id="measure-estimate", js_on_load=None)
             with gr.Row(elem_classes="bar"):
@@ -164,60 +172,68 @@ class _Tab:
     # --- handlers --------------------------------------------------------------------------------------
 
     def _open(
-        self, model: str, chosen: Sequence[str], suite: str, own: Suite | None, repeats: float
+        self, model: str, chosen: Chosen, other: Chosen, suite: str, own: Suite | None, repeats: float
     ) -> list[Any]:
         """The tab comes into sight: what can be measured now."""
         models = self.actions.models()
-        return [gr.update(choices=models), *self._lanes_of(model, chosen, suite, own, repeats)]
+        return [gr.update(choices=models), *self._lanes_of(model, chosen, other, suite, own, repeats)]
 
     def _lanes_of(
-        self, model: str, chosen: Sequence[str], suite: str, own: Suite | None, repeats: float
+        self, model: str, chosen: Chosen, other: Chosen, suite: str, own: Suite | None, repeats: float
     ) -> list[Any]:
         offered = self.actions.offered(model)
         kept = [spelling for spelling in chosen or () if spelling in offered] or self.actions.usual(offered)
         choices = [(self.actions.label(spelling, model), spelling) for spelling in offered]
-        return [gr.update(choices=choices, value=kept), *self._said(model, kept, suite, own, repeats)]
+        others = self.actions.variants(model)
+        kept_others = [spelling for _, spelling in others if spelling in (other or ())]
+        return [
+            gr.update(choices=choices, value=kept),
+            gr.update(choices=others, value=kept_others, visible=bool(others)),
+            *self._said(model, kept, kept_others, suite, own, repeats),
+        ]
 
     def _said(
-        self, model: str, chosen: Sequence[str], suite: str, own: Suite | None, repeats: float
+        self, model: str, chosen: Chosen, other: Chosen, suite: str, own: Suite | None, repeats: float
     ) -> list[Any]:
         """What the suite is, and how long it will take."""
         try:
             picked = self.actions.suite(suite, own, repeats)
         except Refused as error:
             return [f'<p class="ms-note">{fmt.text(error)}</p>', "", gr.update(visible=suite == "own")]
-        said = self.actions.estimate(model, chosen or (), picked)
+        said = self.actions.estimate(model, (*(chosen or ()), *(other or ())), picked)
         return [
             f'<p class="ms-note">{fmt.text(self.actions.about(picked))}</p>',
             f'<p class="notice info" role="status">{fmt.text(said)}</p>',
             gr.update(visible=suite == "own"),
         ]
 
-    def _all(self, model: str, suite: str, own: Suite | None, repeats: float) -> list[Any]:
+    def _all(self, model: str, other: Chosen, suite: str, own: Suite | None, repeats: float) -> list[Any]:
         offered = self.actions.offered(model)
-        return [gr.update(value=offered), *self._said(model, offered, suite, own, repeats)]
+        return [gr.update(value=offered), *self._said(model, offered, other, suite, own, repeats)]
 
     def _none(self, model: str, suite: str, own: Suite | None, repeats: float) -> list[Any]:
-        return [gr.update(value=[]), *self._said(model, [], suite, own, repeats)]
+        cleared = [gr.update(value=[]) for _ in range(2)]  # an update each: Gradio takes them apart
+        return [*cleared, *self._said(model, [], [], suite, own, repeats)]
 
     def _take_suite(
-        self, path: str | None, model: str, chosen: Sequence[str], suite: str, repeats: float
+        self, path: str | None, model: str, chosen: Chosen, other: Chosen, suite: str, repeats: float
     ) -> list[Any]:
         own = self.actions.read_suite(path)
-        return [own, *self._said(model, chosen, suite, own, repeats)]
+        return [own, *self._said(model, chosen, other, suite, own, repeats)]
 
     def _start(
         self,
         view: str,
         model: str,
-        chosen: Sequence[str],
+        chosen: Chosen,
+        other: Chosen,
         suite: str,
         own: Suite | None,
         repeats: float,
         keep: bool,
     ) -> str:
         picked = self.actions.suite(suite, own, repeats)
-        self.actions.start(model, chosen or (), picked, bool(keep))
+        self.actions.start(model, (*(chosen or ()), *(other or ())), picked, bool(keep))
         return self._looks_at(view, shown="")
 
     def _act(self, view: str, event: gr.EventData) -> list[Any]:
@@ -264,22 +280,23 @@ class _Tab:
     # --- wiring ----------------------------------------------------------------------------------------
 
     def _wire(self) -> None:
-        choice = [self.model, self.lanes, self.suite, self.own, self.repeats]
+        choice = [self.model, self.lanes, self.other, self.suite, self.own, self.repeats]
+        both = [self.lanes, self.other]
         said = [self.about, self.estimate, self.file]
-        without_lanes = [self.model, self.suite, self.own, self.repeats]
+        rest = [self.suite, self.own, self.repeats]
         opened = told(self._open)
         tab = _tab_around()
         if tab is not None:
-            tab.select(opened, choice, [self.model, self.lanes, *said], **_QUIET)
+            tab.select(opened, choice, [self.model, *both, *said], **_QUIET)
             tab.select(self._comparable, None, self.beside, **_QUIET)
-        self.model.change(told(self._lanes_of), choice, [self.lanes, *said], **_QUIET)
+        self.model.change(told(self._lanes_of), choice, [*both, *said], **_QUIET)
         gr.on(
-            [self.lanes.input, self.suite.input, self.repeats.change],
+            [self.lanes.input, self.other.input, self.suite.input, self.repeats.change],
             told(self._said), choice, said, **_QUIET,
         )  # fmt: skip
-        self.all.click(told(self._all), without_lanes, [self.lanes, *said], **_QUIET)
-        self.none.click(told(self._none), without_lanes, [self.lanes, *said], **_QUIET)
-        taken = [self.file, self.model, self.lanes, self.suite, self.repeats]
+        self.all.click(told(self._all), [self.model, self.other, *rest], [self.lanes, *said], **_QUIET)
+        self.none.click(told(self._none), [self.model, *rest], [*both, *said], **_QUIET)
+        taken = [self.file, self.model, self.lanes, self.other, self.suite, self.repeats]
         self.file.upload(told(self._take_suite), taken, [self.own, *said], **_QUIET)
         self.start.click(told(self._start), [self.live, *choice, self.keep], self.live, **_QUIET)
         self.live.click(_with_event(self._act), self.live, [self.live, self.beside, self.used], **_QUIET)

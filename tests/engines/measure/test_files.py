@@ -281,7 +281,7 @@ def test_energy_is_read_from_counters_that_wrap_and_absent_elsewhere(tmp_path):
 def test_case_lengths_are_kept_in_scale(tmp_path):
     small = suites.scaled(suites.QUICK, 0.25)
     assert [(case.prompt_tokens, case.new_tokens) for case in small.cases] == [(64, 32), (224, 16)]
-    assert "25%" in small.note
+    assert "25 %" in small.note
     assert suites.scaled(suites.QUICK, 1.5) is suites.QUICK
     assert [case.name for case in suites.fitting(suites.STANDARD, 1024).cases] == [
         *("content-generation", "creative-writing", "structured-text"),

@@ -17,9 +17,11 @@ from engines.protocol import ProtocolError
 from engines.runtime.manager import EngineManager
 from storage.measurements import Measurements
 from storage.store import Store
+from tests.helpers import served_engine
 from tests.helpers.measuring import Told, Weights
 from tests.helpers.worlds import SPECS
 from ui.cli import measure as measure_cli
+from ui.measure import tuning
 from ui.measure.desk import Desk, DeskError
 
 OWN = '{"prompt": "Tell me about bread.", "prompt_tokens": 0, "new_tokens": 6, "name": "bread"}\n'
@@ -28,7 +30,9 @@ OWN = '{"prompt": "Tell me about bread.", "prompt_tokens": 0, "new_tokens": 6, "
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
-    manager = EngineManager(folder, Weights(10_000_000), Environments(folder), specs=SPECS)
+    manager = EngineManager(
+        folder, Weights(10_000_000), Environments(folder), specs=(*SPECS, served_engine.SPEC)
+    )
     yield manager
     manager.shutdown()
 
@@ -120,6 +124,7 @@ def test_against_an_earlier_one_and_with_anothers_rows(arena, suite, tmp_path, c
         (("--on", "echo/CPU/100", "--against", "nowhere.json"), "cannot be compared"),
         (("--on", "echo/CPU/100", "--foreign", "nowhere.json"), "cannot be added"),
         (("--resume", "nobody"), "no measurement nobody"),
+        (("--on", "echo/CPU/100", "--tune", "--on", "served/here/counted"), "runs on a server"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_measured(arena, capsys, words, says):
@@ -136,7 +141,10 @@ def test_a_target_that_is_none_is_refused(arena):
 def test_all_is_every_lane_that_runs_here_and_a_lane_nobody_knows_is_a_result(arena, suite, capsys):
     assert run(arena, "--suite", suite, "--on", "none/CPU/int4", "--repeats", "1") == 1
     assert "There is no engine" in capsys.readouterr().out
+    others = {target.spelling: why for target, why in arena.desk.variants("demo")}
+    assert "echo/CPU/100-coarse" in others
     targets = {target.spelling for target in arena.desk.targets("demo")}
+    assert not targets & others.keys()
     assert {"echo/CPU/100", "echo/CPU/20", "bad/CPU/noise"} <= targets
     assert not any("/GPU/" in spelling for spelling in targets if spelling.startswith("echo"))
 
@@ -169,8 +177,8 @@ def test_stopped_it_keeps_what_is_done_and_is_gone_on_with(arena, suite, capsys)
 
 def test_tuning_is_kept_told_used_and_taken_back(arena, suite, monkeypatch, capsys):
     monkeypatch.setattr(
-        measure_cli.tuner, "tune",
-        lambda manager, target, seconds, tell, job: SimpleNamespace(best={"pace": "400"}, why="it was faster"),
+        tuning, "tune",
+        lambda *_, **__: SimpleNamespace(best={"pace": "400"}, why="it was faster", stopped=False),
     )  # fmt: skip
     monkeypatch.setattr(arena.manager, "tuned", arena.measurements.tuned)
     words = ("--suite", suite, "--on", "echo/CPU/100", "--repeats", "1", "--json", "-")

@@ -128,6 +128,13 @@ def test_before_a_measurement_lanes_and_time_are_said(new_page, served):
     expect(estimate).to_contain_text("Never run here")
     page.locator("#measure-none").click()
     expect(estimate).to_contain_text("Choose one lane or more")
+    page.locator("#measure-weights > button").click()
+    coarse = page.locator("#measure-other label", has_text="echo/CPU/100-coarse")
+    coarse.locator("input").check()
+    expect(estimate).to_contain_text("for 1 lane")
+    page.locator("#measure-none").click()
+    expect(page.locator("#measure-other input:checked")).to_have_count(0)
+    expect(estimate).to_contain_text("Choose one lane or more")
     page.locator("#measure-start").click()
     expect(page.locator(".toast-body")).to_contain_text("No backend is chosen")
     page.locator("#measure-suite label", has_text="Sweep").click()
@@ -235,16 +242,25 @@ def test_others_measurements_come_in_and_stand_beside(new_page, served, measured
     expect(page.locator("section[aria-label='Other benchmarks']")).to_have_count(0)
 
 
-def test_a_lane_is_tuned_by_its_button_and_the_result_taken_back(new_page, served, measured):
+def test_a_lane_is_tuned_by_its_button_stopped_chosen_and_taken_back(new_page, served, measured):
     page = measure_tab(new_page, served)
     if served.desk.session.measurement.id != measured.id:
         page.locator(f"#measure [data-act=show][data-value='{measured.id}']").click()
     row = page.locator("#measure .ms-lanes tr", has_text=FAST)
+    target, kept = measured.lane(FAST).lane.target, served.desk.measurements
+    kept.keep_tuning(target, {"pace": "300"}, job="prefill")
+    row.locator("[data-act=tune-prefill]").click()
+    row.locator("[data-act=stop-tuning]").click()
+    expect(row).to_contain_text("pace=300 stays", timeout=60_000)
+    assert kept.tuned(target) == {"pace": "300"}
     row.locator("[data-act=tune-decode]").click()
-    expect(row).to_contain_text("tuned: pace=400", timeout=90_000)
-    expect(row).to_contain_text("kept")
-    target = measured.lane(FAST).lane.target
-    assert served.desk.measurements.tuned(target) == {"pace": "400"}
-    row.locator("[data-act=untune]").click()
-    expect(row.locator("[data-act=untune]")).to_have_count(0)
-    assert served.desk.measurements.tuned(target) == {}
+    expect(row).to_contain_text("in use: tuned for long answers: pace=400", timeout=90_000)
+    expect(row).to_contain_text("kept, tuned for long prompts: pace=300")
+    assert kept.tuned(target) == {"pace": "400"}
+    row.locator("[data-act=use-tuning-prefill]").click()
+    expect(row).to_contain_text("in use: tuned for long prompts")
+    assert kept.tuned(target) == {"pace": "300"}
+    for job in ("prefill", "decode"):
+        row.locator(f"[data-act=untune-{job}]").click()
+        expect(row.locator(f"[data-act=untune-{job}]")).to_have_count(0)
+    assert kept.tuned(target) == {}
