@@ -2,10 +2,11 @@
 
 Models that think before they answer say so in their own way: `<think>…</think>`, opened by the model or by the chat
 template, gpt-oss' channels, the marks of Magistral, Gemma, Granite, Kimi, Seed, Command-A and others. Which of them
-a model uses is read from its chat template and its control tokens (`find_marks`), never guessed from what it writes:
-a model that knows no marks may write `<think>` as it likes. There is one parser for all of them, and everything that
-shows, stores or hands on a reply uses it: the worker for what engines generate, and whoever gets text from elsewhere
-(`part` for a whole reply, `ThoughtParser` for one that is still coming).
+a model uses is read from its chat template and its control tokens (`find_marks`), not guessed from what it writes:
+a model that knows no marks may write `<think>` as it likes. Only a whole reply that begins with it and closes it
+later is a thought and an answer whatever the template says (`marks_of_reply`). There is one parser for all of them,
+and everything that shows, stores or hands on a reply uses it: the worker for what engines generate, and whoever gets
+text from elsewhere (`part` for a whole reply, `ThoughtParser` for one that is still coming).
 """
 
 from __future__ import annotations
@@ -110,6 +111,12 @@ def find_marks(template: str | None, control_tokens: Iterable[str] = ()) -> Mark
     around = tuple(pair for pair in _AROUND_ANSWERS if known(pair[0]))
     reopening = tuple(mark for mark in opens if mark.startswith(("<|", "[")) and known(mark))
     return Marks(opens, closes, around, reopening)
+
+
+def marks_of_reply(text: str) -> Marks | None:
+    """For a whole reply of a model that is known to have no marks: those that it has used all the same."""
+    opening, closing = SERVED_MARKS.opens[0], SERVED_MARKS.closes[0]
+    return SERVED_MARKS if text.lstrip().startswith(opening) and closing in text else None
 
 
 def part(text: str, marks: Marks | None, prompt: str = "") -> Parted:

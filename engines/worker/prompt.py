@@ -20,7 +20,7 @@ from typing import Any
 from engines.engine import PromptError
 from engines.protocol import GenerationRequest, Message
 from engines.toolkit.model_config import genai_stop_ids
-from engines.toolkit.thoughts import Marks, find_marks
+from engines.toolkit.thoughts import SERVED_MARKS, Marks, find_marks
 from engines.worker.chat_template import Arranged, ChatTemplate
 from engines.worker.tokenization import control_tokens, read_json, read_tokenization
 
@@ -216,14 +216,15 @@ class PromptEncoder:
 
     def _as_written(self, reply: Message, prompt: str) -> str:
         """The reply's text with its thought before it, marked as the model would."""
-        if not reply.reasoning or self.marks is None:
+        if not reply.reasoning:
             return reply.content
-        if self.marks.channels:
+        marks = self.marks or SERVED_MARKS
+        if marks.channels:
             thought = f"<|channel|>analysis<|message|>{reply.reasoning}"
             after = "<|end|><|start|>assistant<|channel|>final<|message|>"
             return thought + (after + reply.content if reply.content else "")
-        opening, closing = self.marks.opens[0], self.marks.closes[0]
-        opened = "" if prompt.rstrip().endswith(self.marks.opens) else f"{opening}\n"
+        opening, closing = marks.opens[0], marks.closes[0]
+        opened = "" if prompt.rstrip().endswith(marks.opens) else f"{opening}\n"
         return opened + reply.reasoning + (f"\n{closing}\n\n{reply.content}" if reply.content else "")
 
     def _reply_ids(self, prompt_ids: list[int], prompt: str, reply: str) -> list[int]:

@@ -3,10 +3,10 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from engines.toolkit.thoughts import Parted, ThoughtParser, find_marks, part
+from engines.toolkit.thoughts import Parted, ThoughtParser, find_marks, marks_of_reply, part
 
 THINK = find_marks("{% if '</think>' in message.content %}<think>")
 HARMONY = find_marks(None, ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"])
@@ -68,6 +68,31 @@ def test_a_model_that_knows_no_marks_may_write_them():
     assert find_marks("<|user|>{{ messages }}", ["<|end|>"]) is None
     text = " <think>x</think> y\n"
     assert part(text, None) == Parted(None, text)
+
+
+SPACE = st.text(alphabet=" \n\t", max_size=3)
+WORDS = st.text(alphabet="abc <>/think\n", max_size=30)
+
+
+@given(SPACE, WORDS, WORDS)
+def test_a_whole_reply_that_begins_with_a_thought_and_closes_it_is_both(space, thought, answer):
+    assume("</think>" not in thought)
+    text = f"{space}<think>{thought}</think>{answer}"
+    parted = part(text, marks_of_reply(text))
+    assert parted == Parted(thought.strip() or None, answer.lstrip())
+
+
+@given(WORDS, WORDS)
+def test_any_other_text_is_left_as_it_is(before, after):
+    for text in (
+        before,
+        f"a{before}<think>{after}</think>",
+        f"`<think>{before}</think>`",
+        f"<think>{before}",
+    ):
+        if not text.lstrip().startswith("<think>") or "</think>" not in text:
+            assert marks_of_reply(text) is None
+            assert part(text, marks_of_reply(text)) == Parted(None, text)
 
 
 def test_marks_are_known_by_control_tokens_alone():

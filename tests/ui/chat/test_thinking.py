@@ -158,12 +158,24 @@ def test_a_reply_cut_in_its_thought_goes_on_thinking(world):
 
 
 @pytest.mark.parametrize("world", [AS_TYPED], indirect=True)
-def test_a_model_that_knows_no_marks_keeps_its_text(world):
-    view = world.ask(REPLY).runs[0].view()
-    assert (view.text, view.reasoning) == (REPLY, "")
-    assert view.metrics.reasoning_tokens == 0
-    assert view.metrics.answer_tokens == view.metrics.output_tokens
-    assert view.metrics.first_answer_s == view.metrics.ttft_s
+def test_a_model_that_knows_no_marks_keeps_its_text_unless_a_thought_shows_in_the_end(world):
+    for text in (REPLY.replace("</think>", ""), f"Look: {REPLY}"):
+        view = world.ask(text).runs[0].view()
+        assert (view.text, view.reasoning) == (text, "")
+        assert view.metrics.reasoning_tokens == 0
+        assert view.metrics.answer_tokens == view.metrics.output_tokens
+        assert view.metrics.first_answer_s == view.metrics.ttft_s
+    turn = world.ask(REPLY)
+    view = turn.runs[0].view()
+    assert (view.reasoning, view.text) == ("A thought about it.", "The answer is 4.")
+    metrics = view.metrics
+    assert 4 <= metrics.reasoning_tokens < metrics.output_tokens - metrics.answer_tokens
+    assert metrics.ttft_s <= metrics.first_reasoning_s < metrics.first_answer_s
+    assert world.rows()[-1]["reasoning"] == view.reasoning
+    before = view.prompt_tokens
+    world.turns.carry_on(turn, 1)  # the model gets back what it wrote, marks and all
+    assert turn.wait(60)
+    assert turn.runs[0].view().prompt_tokens == before + metrics.output_tokens
 
 
 @pytest.mark.parametrize("world", ["{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"], indirect=True)  # fmt: skip
