@@ -88,11 +88,15 @@ class Running:
 
     def _rest(self, finished: Finished) -> list[Piece]:
         """What was held back until the end: the beginning of a character, or of a text that would have ended it."""
-        rest = []
+        rest: list[Piece] = []
+        if not finished.text.startswith(
+            self._said
+        ):  # taken apart at the end: all of it has been said already
+            return rest
         thought = finished.reasoning or ""
         if thought.startswith(self._thought) and thought != self._thought:
             rest.append(Piece(thought=thought[len(self._thought) :]))
-        if finished.text.startswith(self._said) and finished.text != self._said:
+        if finished.text != self._said:
             rest.append(Piece(finished.text[len(self._said) :]))
         return rest
 

@@ -11,9 +11,10 @@ import httpx
 import openai
 import pytest
 
-from engines.protocol import Target
+from engines.protocol import Finished, RunMetrics, Target, Token
 from storage.measurements import Measurements
 from tests.ui.api.conftest import ECHO, SLOW
+from ui.api.running import Piece, Running
 
 HELLO = [{"role": "user", "content": "Hello 🎉 there"}]
 
@@ -74,6 +75,22 @@ def test_a_stream_brings_the_same_text_then_usage_then_the_end(client, served):
     assert raw.headers["content-type"].startswith("text/event-stream")
     assert raw.text.endswith("data: [DONE]\n\n")
     assert '"usage"' not in raw.text  # nobody asked for it
+
+
+def test_a_reply_that_is_taken_apart_at_its_end_has_been_streamed_once():
+    """A model whose template knows no marks: its thought is told from its answer when both are whole."""
+
+    async def heard():
+        running = Running()
+        for event in (
+            Token("r", 1, "<think>a</think>", 0.1),
+            Token("r", 2, "b", 0.2),
+            Finished("r", "stop", "b", RunMetrics(), None, "a"),
+        ):
+            running.hear(event)
+        return [piece async for piece in running.pieces(1.0)]
+
+    assert asyncio.run(heard()) == [Piece("<think>a</think>"), Piece("b")]
 
 
 def test_the_async_client_streams_several_at_once(served):
