@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -60,7 +61,7 @@ MOST_BODY_BYTES = 40 * 2**20
 """Of the owner's requests: the longest prompt, a few times over. A visitor's is a tenth of it."""
 MOST_UPLOAD_BYTES = {Role.OWNER: 200 * 2**20, Role.VISITOR: 4 * 2**20}
 BODY_TIMEOUT_S = 30.0
-"""The next piece of a body has to come within this, or the request is given up."""
+"""The next piece of a body has to come within this, or the request is given up; a stranger's whole body, too."""
 MOST_OPEN_REQUESTS_OF_A_VISITOR = 32
 LONGEST_SESSION_NAME = 64
 _HEARTBEAT = "/gradio_api/heartbeat/"
@@ -283,7 +284,7 @@ class Guard:
         try:
             if announced is not None and (not announced.isdigit() or int(announced) > most):
                 raise _TooLargeError
-            bounded = _bounded(receive, most)
+            bounded = _bounded(receive, most, from_a_stranger=login is None)
             if login is not None:
                 names, bounded = await _session_names(request, bounded)
                 if any(not self._owns(name, login) for name in names):
@@ -323,7 +324,7 @@ class Guard:
 
     async def _log_in(self, request: Request, receive: Receive, send: Send) -> None:
         try:
-            body = await _whole(_bounded(receive, 8192))
+            body = await _whole(_bounded(receive, 8192, from_a_stranger=True))
         except (_TooLargeError, _TooSlowError):
             await _refuse(request.scope, send, 413, "That is no login.")
             return
@@ -440,16 +441,17 @@ async def _reply(send: Send, status: int, body: bytes, headers: list[tuple[bytes
 # --- reading -----------------------------------------------------------------------------------------------
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """`receive` that gives up on a body that is too large, or that stops coming."""
-    taken, complete = 0, False
+def _bounded(receive: Receive, most: int, *, from_a_stranger: bool = False) -> Receive:
+    """`receive` that gives up on a body that is too large, or that stops coming; a stranger's may not drip either."""
+    taken, complete, began = 0, False, time.monotonic()
 
     async def bounded() -> Message:
         nonlocal taken, complete
         if complete:
             return await receive()
         try:
-            message = await asyncio.wait_for(receive(), BODY_TIMEOUT_S)
+            left_s = BODY_TIMEOUT_S - (time.monotonic() - began if from_a_stranger and taken else 0.0)
+            message = await asyncio.wait_for(receive(), left_s)
         except asyncio.TimeoutError as error:
             raise _TooSlowError from error
         if message["type"] == "http.request":

@@ -24,6 +24,7 @@ from ui.api.server import BesidePage
 from ui.share.door import MOST_SESSIONS, Door
 from ui.share.front_page import FrontPage
 from ui.share.guard import MOST_UPLOAD_BYTES, Guard
+from ui.share.idle_lines import IdleLines
 
 
 class _Nowhere(dict[Any, Any]):
@@ -134,6 +135,21 @@ class GuardedApp(LeanApp):
     def build_middleware_stack(self) -> Any:
         page = super().build_middleware_stack()
         return Guard(BesidePage(page, self._api) if self._api else page, self.door, self.visitors)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await super().__call__(scope, receive, send)
+            return
+        watching = asyncio.create_task(IdleLines(self._lines).watch())
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            watching.cancel()
+
+    def _lines(self) -> set[Any]:
+        """The connections that are open; none before uvicorn is up."""
+        server = getattr(self.blocks, "server", None)
+        return server.server_state.connections if server is not None else set()
 
 
 class VisitorsServer:

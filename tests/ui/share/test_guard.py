@@ -284,6 +284,33 @@ def test_a_body_that_stops_coming_is_given_up(monkeypatch):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize(("from_a_stranger", "taken"), [(True, False), (False, True)])
+def test_a_body_that_drips_is_waited_for_only_when_somebody_is_logged_in(monkeypatch, from_a_stranger, taken):
+    from ui.share.guard import _bounded, _TooSlowError
+
+    monkeypatch.setattr("ui.share.guard.BODY_TIMEOUT_S", 0.3)
+
+    async def read_it_all() -> bool:
+        left = 20
+
+        async def receive():
+            nonlocal left
+            left -= 1
+            await asyncio.sleep(0.05)
+            return {"type": "http.request", "body": b"x", "more_body": left > 0}
+
+        bounded = _bounded(receive, 1000, from_a_stranger=from_a_stranger)
+        try:
+            while (await bounded())["more_body"]:
+                pass
+        except _TooSlowError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as other_thread:  # the browser tests keep a loop running in this one
+        assert other_thread.submit(asyncio.run, read_it_all()).result(60) is taken
+
+
 # --- sessions ----------------------------------------------------------------------------------------------
 
 

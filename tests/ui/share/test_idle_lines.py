@@ -1,0 +1,71 @@
+"""Clients that connect and never get to the point, on real sockets against the running app."""
+
+import http.client
+import select
+import socket
+import time
+
+import pytest
+
+from tests.helpers.http import ask
+from ui.share import idle_lines
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(idle_lines, "HEADERS_WITHIN_S", 1.0)
+
+
+def connected(arena) -> socket.socket:
+    host, port = arena.address.removeprefix("http://").rstrip("/").split(":")
+    line = socket.create_connection((host, int(port)))
+    line.settimeout(10)
+    return line
+
+
+def is_cut(line: socket.socket) -> bool:
+    try:
+        return line.recv(100) == b""
+    except ConnectionError:
+        return True
+
+
+def test_headers_that_come_byte_by_byte_are_not_waited_for(arena, impatient):
+    slow, silent = connected(arena), connected(arena)
+    started = time.monotonic()
+    try:
+        for byte in b"GET /login HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"x" * 200:
+            slow.send(bytes([byte]))
+            time.sleep(0.1)
+    except ConnectionError:
+        pass
+    assert time.monotonic() - started < 15
+    assert is_cut(slow)
+    assert is_cut(silent)
+
+
+def test_a_connection_in_use_is_left_alone(arena, impatient):
+    host, port = arena.address.removeprefix("http://").rstrip("/").split(":")
+    steady = http.client.HTTPConnection(host, int(port), timeout=10)
+    steady.connect()
+    line = steady.sock
+    for _ in range(8):
+        steady.request("GET", "/login")
+        steady.getresponse().read()
+        assert steady.sock is line
+        time.sleep(0.3)
+    steady.close()
+
+
+def test_a_crowd_that_waits_is_thinned_out(arena, monkeypatch):
+    monkeypatch.setattr(idle_lines, "MOST_WAITING", 5)
+    crowd = [connected(arena) for _ in range(20)]
+    until = time.monotonic() + 10
+    while len(select.select(crowd, [], [], 0.1)[0]) < 15 and time.monotonic() < until:
+        time.sleep(0.1)
+    cut = select.select(crowd, [], [], 0)[0]
+    assert len(cut) == 15
+    assert all(is_cut(line) for line in cut)
+    assert ask(arena.address).status == 200
+    for line in crowd:
+        line.close()
