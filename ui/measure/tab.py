@@ -100,7 +100,7 @@ class _Tab:
         self.own = gr.State(None)
         gr.HTML(
             "<h2>Which backend should run my model on this PC?</h2><p>Every lane gets the same tokens, the machine "
-            "to itself and five repeats, and its answers are checked before its speed is believed.</p>",
+            "to itself and several turns, and its answers are checked before its speed is believed.</p>",
             js_on_load=None,
         )
         with gr.Column(elem_classes="card ms-setup"):
