@@ -79,13 +79,26 @@ _CONFIDENCE = {
 
 
 def verdicts(board: Board, buttons: Buttons = no_buttons) -> str:
-    """A card per job; while nothing can be said yet, nothing."""
-    if not any(repeat.counts for lane in board.lanes for repeat in lane.result.repeats):
-        return ""
+    """A card per job; while nothing can be said yet, nothing, or why that is."""
+    repeats = [repeat for lane in board.lanes for repeat in lane.result.repeats]
+    if not any(repeat.counts for repeat in repeats):
+        return _all_disturbed(repeats)
     cards = "".join(_verdict(board, found, buttons) for found in board.verdicts)
     running = board.measurement.status in UNDER_WAY
     note = "So far; it may change until the measurement is finished." if running else ""
     return section("Verdict", f'<div class="ms-cards">{cards}</div>', note)
+
+
+def _all_disturbed(repeats: Sequence[Repeat]) -> str:
+    """Why there is no verdict where all that was done was done beside others' work; else nothing."""
+    count = sum(repeat.disturbed for repeat in repeats)
+    if not count:
+        return ""
+    said = (
+        f"None yet: other programs disturbed {fmt.counted(count, 'repeat')}, and no other is finished. "
+        "Close what else is running, then measure again."
+    )
+    return section("Verdict", f'<p class="notice warn">{said}</p>')
 
 
 def _verdict(board: Board, found: Verdict, buttons: Buttons) -> str:

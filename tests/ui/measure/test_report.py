@@ -33,6 +33,19 @@ def test_a_report_is_one_file_without_script_or_address(sample):
     assert "default-src 'none'" in html
 
 
+def test_where_every_repeat_was_disturbed_it_says_why_there_is_no_verdict():
+    clear = samples.clear()
+    lanes = [
+        dataclasses.replace(
+            lane, repeats=tuple(dataclasses.replace(each, disturbed=True) for each in lane.repeats)
+        )
+        for lane in clear.lanes
+    ]
+    text = text_of(report(dataclasses.replace(clear, lanes=tuple(lanes))))
+    assert "None yet: other programs disturbed" in text
+    assert "other programs disturbed" not in text_of(report(clear))
+
+
 def test_figures_follow_from_the_offsets_in_the_same_file():
     """The ten lines with which a reader checks a rate."""
     html = report(samples.clear())
