@@ -229,35 +229,44 @@ def _panel(panel: int, models: list[tuple[str, str]]) -> PanelParts:
     )
 
 
+def prompt_row() -> tuple[gr.Textbox, gr.Button, gr.Button]:
+    """Where a prompt is written, and the buttons that send it and stop every reply; the script knows their ids."""
+    with gr.Row(elem_classes="prompt-row"):
+        prompt = gr.Textbox(
+            label="Prompt",
+            show_label=False,
+            container=False,
+            lines=1,
+            max_lines=10,
+            placeholder="Ask every panel the same thing…   Enter sends · Shift+Enter new line · Esc stops",
+            elem_id="prompt",
+            autofocus=True,
+            scale=8,
+        )
+        send = gr.Button("Send", variant="primary", elem_id="send", scale=0, min_width=96)
+        stop_all = gr.Button("Stop all", variant="stop", elem_id="stop-all", scale=0, min_width=96)
+    return prompt, send, stop_all
+
+
+def mode_choice() -> gr.Radio:
+    """Whether the panels answer together or in turn."""
+    return gr.Radio(
+        [("Together", "together"), ("In turn", "in-turn")],
+        value="together",
+        label="Run the panels",
+        container=False,
+        elem_id="mode",
+        elem_classes="segmented",
+    )
+
+
 def _composer(named: dict[str, Any]) -> None:
     with gr.Column(elem_classes="composer", elem_id="composer"):
         with gr.Column(elem_id="notices"):
             _slot("notices", "notices")
-        with gr.Row(elem_classes="prompt-row"):
-            named["prompt"] = gr.Textbox(
-                label="Prompt",
-                show_label=False,
-                container=False,
-                lines=1,
-                max_lines=10,
-                placeholder="Ask every panel the same thing…   Enter sends · Shift+Enter new line · Esc stops",
-                elem_id="prompt",
-                autofocus=True,
-                scale=8,
-            )
-            named["send"] = gr.Button("Send", variant="primary", elem_id="send", scale=0, min_width=96)
-            named["stop_all"] = gr.Button(
-                "Stop all", variant="stop", elem_id="stop-all", scale=0, min_width=96
-            )
+        named["prompt"], named["send"], named["stop_all"] = prompt_row()
         with gr.Row(elem_classes="bar options"):
-            named["mode"] = gr.Radio(
-                [("Together", "together"), ("In turn", "in-turn")],
-                value="together",
-                label="Run the panels",
-                container=False,
-                elem_id="mode",
-                elem_classes="segmented",
-            )
+            named["mode"] = mode_choice()
             named["to_panel"] = gr.Dropdown(
                 [("All panels", ALL_PANELS)],
                 value=ALL_PANELS,

@@ -21,7 +21,7 @@ from ui.chat.settings import Settings
 from ui.chat.turns import TurnError, Turns
 from ui.compare.actions import Actions, settings_from
 from ui.compare.browser_tab import Desk, Notice, Page, fill_up
-from ui.compare.components import ASK_ON_LOAD
+from ui.compare.components import ASK_ON_LOAD, mode_choice, prompt_row
 from ui.compare.offer import Offer, Trouble
 from ui.compare.painter import Painter
 from ui.share.visitors import Visitor, Visitors
@@ -213,7 +213,11 @@ class VisitorPage:
         ) as self.columns[panel]:
             _slot(f"head{panel}", "panel-head")
             self.backends[panel] = gr.Dropdown(
-                [], label=f"Backend of panel {panel}", filterable=False, elem_id=f"backend-{panel}"
+                [],
+                label=f"Backend of panel {panel}",
+                container=False,
+                filterable=False,
+                elem_id=f"backend-{panel}",
             )
             with gr.Column(elem_classes="panel-scroll", elem_id=f"scroll-{panel}"):
                 _slot(f"past{panel}", "past")
@@ -237,31 +241,9 @@ class VisitorPage:
         with gr.Column(elem_classes="composer", elem_id="composer"):
             with gr.Column(elem_id="notices"):
                 _slot("notices", "notices")
-            with gr.Row(elem_classes="prompt-row"):
-                self.prompt = gr.Textbox(
-                    label="Prompt",
-                    show_label=False,
-                    container=False,
-                    lines=1,
-                    max_lines=10,
-                    placeholder="Ask every panel the same thing…   Enter sends · Shift+Enter new line · Esc stops",
-                    elem_id="prompt",
-                    autofocus=True,
-                    scale=8,
-                )
-                self.send = gr.Button("Send", variant="primary", elem_id="send", scale=0, min_width=96)
-                self.stop_all = gr.Button(
-                    "Stop all", variant="stop", elem_id="stop-all", scale=0, min_width=96
-                )
+            self.prompt, self.send, self.stop_all = prompt_row()
             with gr.Row(elem_classes="bar options"):
-                self.mode = gr.Radio(
-                    [("Together", "together"), ("In turn", "in-turn")],
-                    value="together",
-                    label="Run the panels",
-                    container=False,
-                    elem_id="mode",
-                    elem_classes="segmented",
-                )
+                self.mode = mode_choice()
         with gr.Accordion(
             "Generation settings", open=False, elem_id="settings", elem_classes="card settings"
         ):
