@@ -60,7 +60,7 @@ def test_what_is_no_better_is_not_kept(manager):
     ],
 )
 def test_what_was_kept_before_stays_unless_it_is_beaten(manager, precision, kept, stays, says):
-    found = tuner.tune(manager, Target("echo", "CPU", precision), 3, kept=kept)
+    found = tuner.tune(manager, Target("echo", "CPU", precision), 10, kept=kept)
     assert found.best == (kept if stays else {})
     assert says in found.why
     assert kept in [trial.settings for trial in found.trials]
