@@ -15,7 +15,8 @@ from storage.measurements import Measurements
 from storage.store import Store
 
 APP = """
-import argparse, contextlib, sys
+import argparse, contextlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
 from pathlib import Path
 from types import SimpleNamespace
 from engines.environments.environments import Environments
