@@ -94,13 +94,14 @@ def test_a_reply_of_before_the_restart_is_answered_again_and_carried_on(restarta
     tab, restart = restartable
     tab.page.click("#settings > button")
     tab.page.fill("#max-new-tokens input", "5")
+    tab.settle()
     tab.ask(words(20))
     cut, before = tab.reply(1), tab.runs()
     key = "document.querySelector('#live')?.dataset.key"
     old = tab.page.evaluate(key)
     restart()
     tab.page.wait_for_function(f"{key} && {key} !== {json.dumps(old)}")  # it has noticed by itself
-    tab.page.wait_for_selector("#panel-1 .now .reply .md >> text=word0")
+    tab.page.wait_for_selector(f"#panel-1 .now .reply .md >> text={cut}")
     for button, check in (
         ("#retry-1", lambda: tab.reply(1) == cut),
         ("#continue-1", lambda: tab.reply(1).startswith(cut) and len(tab.reply(1)) > len(cut)),
