@@ -36,7 +36,7 @@ class IdleLines:
     def look(self) -> None:
         now, waiting = self._clock(), {}
         for line in list(self._lines()):
-            last = line.cycle
+            last = getattr(line, "cycle", None)  # a web socket, where such are installed, has no requests
             if last is not None and not last.response_complete and not line.transport.is_closing():
                 continue  # a request is being answered: the guard's business
             before = self._waiting.get(line)

@@ -4,6 +4,7 @@ import http.client
 import select
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,3 +70,19 @@ def test_a_crowd_that_waits_is_thinned_out(arena, monkeypatch):
     assert ask(arena.address).status == 200
     for line in crowd:
         line.close()
+
+
+def test_a_line_without_requests_does_not_end_the_watch():
+    """uvicorn lists web sockets among its connections, where their library is installed; this app has none."""
+    cut, now = [], [0.0]
+
+    class WebSocket:
+        transport = SimpleNamespace(abort=lambda: cut.append(now[0]))
+
+    open_lines = {WebSocket()}
+    lines = idle_lines.IdleLines(lambda: open_lines, lambda: now[0])
+    lines.look()
+    assert cut == []
+    now[0] = idle_lines.HEADERS_WITHIN_S + 1
+    lines.look()
+    assert cut == [now[0]]
