@@ -165,7 +165,7 @@ def against_bare(manager: EngineManager, model: str) -> bool:
     for number in range(3):
         theirs += bare(folder, range(100 * number, 100 * number + 6))
         done = Session(plan(model, [lanes.lane_of(manager, target)], suite), manager, cooldown_s=0.2).run()
-        ours += [r.decode_tok_s for r in done.lanes[0].repeats if r.refused is None and r.decode_tok_s]
+        ours += [r.decode_tok_s for r in done.lanes[0].repeats if r.counts and r.decode_tok_s]
     ratio = statistics.median(ours) / statistics.median(theirs)
     print(
         f"decode rate of {target.spelling}: measured {statistics.median(ours):.2f} tok/s, bare script "
