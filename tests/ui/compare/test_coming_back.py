@@ -118,12 +118,9 @@ def test_a_reply_of_before_the_restart_is_answered_again_and_carried_on(restarta
     store.close()
 
 
-def test_what_was_typed_survives_a_reload_and_what_was_sent_does_not_come_back(arena, new_page):
+def test_what_was_typed_survives_a_reload_and_what_was_sent_does_not_come_back(driver):
     """Gradio reloads the page by itself when it finds another server, before any question of ours has failed."""
-    arena.forget()
-    arena.store.set_setting("compare.welcomed", True)
-    arena.store.set_setting("compare.panels", panels_setting(("echo", "fast")))
-    tab = Driver(new_page(arena.address))
+    tab = driver(("echo", "fast"))
     typed = "document.querySelector('#prompt textarea')?.value"
     tab.type("half a prompt")
     tab.page.reload()
@@ -136,12 +133,9 @@ def test_what_was_typed_survives_a_reload_and_what_was_sent_does_not_come_back(a
     assert tab.page.evaluate(typed) == ""
 
 
-def test_a_tab_whose_page_was_forgotten_comes_back(arena, new_page, monkeypatch):
+def test_a_tab_whose_page_was_forgotten_comes_back(driver, arena, new_page, monkeypatch):
     """As after an hour's sleep: the server is the same, the page is gone. A running reply is found again, too."""
-    arena.forget()
-    arena.store.set_setting("compare.welcomed", True)
-    arena.store.set_setting("compare.panels", panels_setting(("echo", "5")))
-    tab = Driver(new_page(arena.address))
+    tab = driver(("echo", "5"))
     tab.send(words(15))
     tab.wait_running()
     monkeypatch.setattr(browser_tab, "MOST_PAGES", 1)
@@ -204,11 +198,8 @@ def test_a_tab_survives_a_killed_app_that_is_started_again(tmp_path, new_page):
                 process.wait()
 
 
-def test_the_felt_time_counts_from_the_key_press_in_the_browser(arena, new_page):
-    arena.forget()
-    arena.store.set_setting("compare.welcomed", True)
-    arena.store.set_setting("compare.panels", panels_setting(("echo", "fast")))
-    tab = Driver(new_page(arena.address))
+def test_the_felt_time_counts_from_the_key_press_in_the_browser(driver, arena):
+    tab = driver(("echo", "fast"))
     tab.ask("warm up")
     # A slow way from the browser to the app: what is sent is held up for a good second.
     tab.page.route("**/queue/join*", lambda route: (time.sleep(1.2), route.continue_()))

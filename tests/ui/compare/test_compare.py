@@ -2,27 +2,13 @@
 
 import re
 
-import pytest
 from playwright.sync_api import expect
 
-from tests.ui.compare.driver import OPTION, Driver, panels_setting, words
+from tests.ui.compare.driver import OPTION, Driver, words
 from tests.ui.conftest import serve_page
 
 SLOW = "5"
 """Precision of the echo that writes 5 tokens a second: slow enough for a test on a busy machine."""
-
-
-@pytest.fixture
-def driver(arena, new_page):
-    """A page with the panels a test asks for."""
-
-    def open_with(*targets, **options) -> Driver:
-        arena.forget()
-        arena.store.set_setting("compare.welcomed", True)
-        arena.store.set_setting("compare.panels", panels_setting(*targets))
-        return Driver(new_page(arena.address, **options))
-
-    return open_with
 
 
 def test_one_prompt_is_answered_in_every_panel(driver):

@@ -12,7 +12,7 @@ from engines.models.model_names import DEMO_FOLDER
 from engines.protocol import Target
 from tests.storage.filling import run, turn
 from tests.ui.accessibility import serious
-from tests.ui.compare.driver import Driver, panels_setting, words
+from tests.ui.compare.driver import Driver, words
 from ui.chat.settings import Settings
 
 HOSTILE = (
@@ -29,17 +29,6 @@ COUNT_SHIFTS = """() => {
   const count = list => list.getEntries().forEach(add);
   new PerformanceObserver(count).observe({type: 'layout-shift', buffered: false});
 }"""
-
-
-@pytest.fixture
-def driver(arena, new_page):
-    def open_with(*targets, welcomed=True, **options) -> Driver:
-        arena.forget()
-        arena.store.set_setting("compare.welcomed", welcomed)
-        arena.store.set_setting("compare.panels", panels_setting(*targets) if targets else None)
-        return Driver(new_page(arena.address, **options))
-
-    return open_with
 
 
 @pytest.mark.parametrize(
