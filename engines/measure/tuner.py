@@ -339,12 +339,18 @@ class _Final:
         if "best" not in self._contenders:
             return stays, why
         name, against = self._spelled("best"), self._spelled(stays)
+        # Where what was kept before lost, that is said first: something changes, although the best is not kept.
+        before, after = (f"{why} ", "") if self._lost(stays) else ("", f", so {self._stay(stays)}")
         if (problem := self._problem("best")) is not None:
-            return stays, f"{name} was fastest, but {problem}; {self._stay(stays)}."
+            return stays, f"{before}{name} was fastest, but {problem}{after}."
         told = f"{name} was {self._gain('best', stays)} against {against}"
         if not self._better("best", stays):
-            return stays, f"{told}: not clearly better, so {self._stay(stays)}."
+            return stays, f"{before}{told}: not clearly better{after}."
         return "best", f"{told}, and its answers begin as before: kept."
+
+    def _lost(self, stays: str) -> bool:
+        """Whether what was kept before goes."""
+        return "kept" in self._contenders and stays != "kept"
 
     def _of_what_was_kept(self) -> tuple[str, str]:
         if "kept" not in self._contenders:

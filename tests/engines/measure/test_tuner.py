@@ -1,5 +1,6 @@
 """The tuner on an engine whose settings really change its pace, and break it."""
 
+import dataclasses
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from engines.engine import EngineError
 from engines.environments.environments import Environments
 from engines.measure import tuner
-from engines.protocol import Target
+from engines.protocol import Target, Tunable
 from engines.runtime.manager import EngineFailure, EngineManager
 from tests.helpers import echo_engine
 from tests.helpers.measuring import Weights
@@ -59,11 +60,25 @@ def test_what_is_no_better_is_not_kept(manager):
         ("fast", {"crash": True}, False, "crash=True was kept before, but failed"),
     ],
 )
-def test_what_was_kept_before_stays_unless_it_is_beaten(manager, precision, kept, stays, says):
-    found = tuner.tune(manager, Target("echo", "CPU", precision), 10, kept=kept)
+def test_what_was_kept_before_stays_unless_it_is_beaten(tmp_path, precision, kept, stays, says):
+    only = tuple(Tunable(name, (value,)) for name, value in kept.items())
+    spec = dataclasses.replace(echo_engine.SPEC, tunables=only)
+    manager = EngineManager(tmp_path, Weights(), Environments(tmp_path), specs=(spec,))
+    try:
+        found = tuner.tune(manager, Target("echo", "CPU", precision), 60, kept=kept)
+    finally:
+        manager.shutdown()
     assert found.best == (kept if stays else {})
     assert says in found.why
     assert kept in [trial.settings for trial in found.trials]
+
+
+def test_that_what_was_kept_goes_is_said_also_where_nothing_takes_its_place(manager):
+    found = tuner.tune(manager, Target("echo", "CPU", "fast"), 60, kept={"pace": "40"})
+    assert found.best == {}
+    assert found.why.startswith("pace=40 was kept before, but is −")
+    assert "pace=400" in found.why
+    assert found.why.endswith("not clearly better.")
 
 
 def test_a_stop_ends_it_and_what_was_kept_before_stays(manager):
