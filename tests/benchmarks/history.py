@@ -187,7 +187,7 @@ def saving(store: Store) -> dict[str, dict[str, float]]:
             store.conversations(Filter(engine="transformers"))
 
     reader = threading.Thread(target=read)
-    metrics = RunMetrics(40, None, 256, "ab" * 32, tuple(0.02 * n for n in range(1, 257)), 5.2)
+    metrics = RunMetrics(40, None, 256, "ab" * 32, tuple(0.02 * n for n in range(1, 257)), total_s=5.2)
     conversation_id = store.start_conversation("timed")
     turn_id = store.start_turn(conversation_id, "timed", system_prompt=None, mode="together", settings={})
     run_ids = iter(
