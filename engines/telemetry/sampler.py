@@ -1,4 +1,5 @@
-"""The sampler: all readings about twice a second, while something runs or somebody looks; the last minutes are kept.
+"""The sampler: all readings about twice a second while something runs, half as often while somebody only looks; the
+last minutes are kept.
 
 One thread for the whole app, asleep otherwise. A run takes a sample of its own at its start and at its end, so that
 what was busy in between is known to the moment, however short it was.
@@ -89,6 +90,8 @@ class Sampler:
         self._marks.append(Mark(time.monotonic(), what, starts=True))
         self.sample()
         self._start()
+        with self._wake:
+            self._wake.notify_all()  # it may be waiting as long as when somebody only looks
 
     def run_ends(self, what: str) -> None:
         self.sample()
@@ -114,7 +117,7 @@ class Sampler:
                 if self._closed or not wanted:
                     self._thread = None
                     return
-                self._wake.wait(self._period_s)
+                self._wake.wait(self._period_s if self._busy() else 2 * self._period_s)
 
     def sample(self) -> None:
         """Take one now, unless one was just taken."""

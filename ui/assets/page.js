@@ -23,6 +23,9 @@
       height = box.scrollHeight;
     };
     new MutationObserver(down).observe(box, { childList: true, subtree: true, characterData: true });
+    // What comes into sight is laid out only then, and may be higher than what stood for it.
+    const sizes = new ResizeObserver(down);
+    for (const part of box.children) sizes.observe(part);
     box.addEventListener("toggle", () => { pinned = false; }, true);
     down();
   }
@@ -127,6 +130,19 @@
     sync(place, fresh.content);
   }
 
+  function receive(fresh) {
+    // Slots as they are now; what is sent under a name that ends with "+" goes behind what is there.
+    for (const [name, html] of Object.entries(fresh)) {
+      if (!name.endsWith("+")) { slots[name] = html; continue; }
+      const slot = name.slice(0, -1), before = slots[slot] ?? "", place = document.querySelector(`[data-slot="${slot}"]`);
+      slots[slot] = before + html;
+      if (place && (place.drawn ?? "") === before) {
+        place.insertAdjacentHTML("beforeend", html);
+        place.drawn = slots[slot];
+      }
+    }
+  }
+
   function drawAll() {
     document.querySelectorAll(".slot").forEach(draw);
   }
@@ -145,6 +161,8 @@
         if (answer.gone) comeBack();
         if (answer.settle) tell("submit");
         if (answer.models) tell("load");
+        running ||= seconds() < expecting;
+        if (answer.running) expecting = 0;
         if (running) await new Promise((done) => setTimeout(done, Math.max(20, TICK_MS - (performance.now() - started))));
       }
     } finally {
@@ -154,7 +172,8 @@
 
   /* The server's clock, so that the moment of a key press can be told in its time: the answer that came quickest says
      it best, to half the time it took. */
-  let clock = null, pressed = null;
+  let clock = null, pressed = null, expecting = 0;
+  const EXPECTING_S = 3;
   const seconds = () => performance.now() / 1000;
 
   function setClock(asked, now) {
@@ -166,6 +185,8 @@
     pressed = seconds();
     sent = document.querySelector("#prompt textarea")?.value;
     forgetDraft();
+    // The server begins long before the browser is through with the event: ask until it has, or does not want to.
+    if (sent?.trim()) { expecting = pressed + EXPECTING_S; ask(); }
   }
 
   function sending() {
@@ -243,7 +264,7 @@
       everything = false;
       failures = 0;
       takeDraft();
-      Object.assign(slots, answer.slots);
+      receive(answer.slots);
       if ("conversation" in answer.slots) showConversation(answer.slots.conversation);
       drawAll();
       return answer;

@@ -38,6 +38,22 @@ class Notice:
     """`info`, `warn` or `error`."""
 
 
+@dataclass(frozen=True)
+class Past:
+    """Which finished exchanges a panel shows."""
+
+    conversation_id: str | None
+    hidden: bool
+    """Without the names of the backends."""
+    runs: tuple[tuple[str, int], ...]
+    """Id and version of each run, oldest first."""
+
+    def continues(self, before: Past) -> bool:
+        """Whether it is the same as `before`, with more at its end (or nothing)."""
+        same = (self.conversation_id, self.hidden) == (before.conversation_id, before.hidden)
+        return same and self.runs[: len(before.runs)] == before.runs
+
+
 @dataclass
 class Page:
     """What one browser tab shows. Changed by that tab's handlers only; `lock` orders painting."""
@@ -56,6 +72,8 @@ class Page:
     """What the browser calls this page by when it asks what has changed."""
     painted: dict[str, str] = field(default_factory=dict)
     """Slot -> the HTML that the browser has."""
+    past: dict[int, Past] = field(default_factory=dict)
+    """Panel -> the finished exchanges that the browser has."""
     settled: str = ""
     """Mark of the turn that the menus under the panels are about."""
     models_seen: int | None = None

@@ -17,7 +17,7 @@ from ui import format as fmt
 from ui.chat.conversations import Run, Talk, TalkTurn
 from ui.chat.run_view import RunView
 from ui.compare import panel_html as view
-from ui.compare.browser_tab import PANELS, Desk, Notice, Page
+from ui.compare.browser_tab import PANELS, Desk, Notice, Page, Past
 from ui.compare.summary_html import lines, pair_difference, summary
 from ui.reply_html import GrowingMarkdown
 
@@ -36,6 +36,7 @@ class Painter:
         with page.lock:
             if everything:
                 page.painted.clear()
+                page.past.clear()
             talk = self._desk.talk(page)
             running = bool(talk and talk.running())
             slots = {
@@ -63,9 +64,7 @@ class Painter:
         current = _current_runs(talk)
         slots = self._heads(page, current)
         for panel in page.shown:
-            past = self._past(page, talk, panel, naming)
-            if past is not None:
-                slots[f"past{panel}"] = past
+            slots |= self._past(page, talk, panel, naming)
             slots[f"now{panel}"] = self._now(page, panel, current.get(panel), naming)
         latest = talk.latest() if talk else None
         slots["notices"] = self._notices(page)
@@ -88,15 +87,27 @@ class Painter:
             slots[f"head{panel}"] = view.head(panel, target, naming, state, seen)
         return slots
 
-    def _past(self, page: Page, talk: Talk | None, panel: int, naming: view.Naming) -> str | None:
-        """Finished exchanges; None (no change) when nothing about them can have changed."""
+    def _past(self, page: Page, talk: Talk | None, panel: int, naming: view.Naming) -> dict[str, str]:
+        """Finished exchanges; nothing when nothing about them can have changed, only what is new when they are more.
+
+        A slot whose name ends with `+` goes behind what the browser has already: a long conversation is not sent,
+        read and laid out again at every prompt.
+        """
         mark = f"{page.conversation_id}/{talk.version if talk else 0}/{naming.hidden}"
-        key = f"past-mark{panel}"
-        if page.painted.get(key) == mark:
-            return None
-        page.painted[key] = mark
-        earlier = talk.of_panel(panel)[:-1] if talk else []
-        return "".join(view.exchange(turn, run, run.view(), naming) for turn, run in earlier)
+        if page.painted.get(f"past-mark{panel}") == mark:
+            return {}
+        earlier = [(turn, run, run.view()) for turn, run in (talk.of_panel(panel)[:-1] if talk else [])]
+        known = page.past.get(panel)
+        shown = Past(
+            page.conversation_id, naming.hidden, tuple((r.run_id, seen.version) for _, r, seen in earlier)
+        )
+        page.painted[f"past-mark{panel}"], page.past[panel] = mark, shown
+        slot = f"past{panel}"
+        if known is None or not shown.continues(known):
+            return {slot: "".join(view.exchange(*each, naming) for each in earlier)}
+        page.painted.pop(slot, None)  # that is no longer what the browser has
+        more = "".join(view.exchange(*each, naming) for each in earlier[len(known.runs) :])
+        return {f"{slot}+": more} if more else {}
 
     def _now(
         self, page: Page, panel: int, current: tuple[TalkTurn, Run, RunView] | None, naming: view.Naming
