@@ -62,7 +62,7 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     "ui.compare.tab": {
         OWNER: "Compare._send Compare._send_to Compare._stop_all Compare._attach Compare._edit Compare._set_blind "
         "Compare._toggle_sets Compare._save_set Compare._delete_set Compare._use_set Compare._vote Compare._settle "
-        "Compare._difference Compare._first_run Compare._dismiss Compare._load Compare._probe Compare._welcome "
+        "Compare._difference Compare._first_run Compare._dismiss Compare._load Compare._probe "
         "Compare._come_back Compare._unload Compare.open_conversation Compare._chooser.<locals>.choose "
         "Compare._doing.<locals>.do Compare.use_lane "
         "Compare._relaying.<locals>.do Compare._log_shower.<locals>.show Compare._wire_prompt.<locals>.<lambda> "
@@ -83,8 +83,8 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
         "ModelsTab._ask_remove ModelsTab._remove ModelsTab._keep ModelsTab._import",
     },
     "ui.compare.model_menu": {
-        OWNER: "ModelMenu._toggle ModelMenu._pick ModelMenu._show_offer ModelMenu._timer_of ModelMenu._get "
-        "ModelMenu._tick ModelMenu._no ModelMenu._name ModelMenu._models_changed",
+        OWNER: "ModelMenu._toggle ModelMenu._pick ModelMenu._timer_of ModelMenu._get "
+        "ModelMenu._tick ModelMenu._no ModelMenu._models_changed",
     },
     "ui.models.background": {OWNER: "ModelWork.stop"},
     "engines.models.library": {OWNER: "ModelLibrary.latest_log"},

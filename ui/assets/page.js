@@ -160,7 +160,7 @@
         if (answer.live && !running && !liveTimer) liveTimer = setTimeout(() => { liveTimer = 0; if (!document.hidden) ask(); }, LIVE_MS);
         if (answer.gone) comeBack();
         if (answer.settle) tell("submit");
-        if (answer.models) tell("load");
+        if (answer.models) tell("select");
         running ||= seconds() < expecting;
         if (answer.running) expecting = 0;
         if (running) await new Promise((done) => setTimeout(done, Math.max(20, TICK_MS - (performance.now() - started))));

@@ -8,7 +8,6 @@ on it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import gradio as gr
@@ -77,10 +76,6 @@ class ModelMenu:
         row = row_for(self._desk.library, model, self._panel_backends(page))
         return f"Model for all panels: {row.title if model != DEMO_MODEL else 'Demo'} · {row.summary} ▾"
 
-    def _name(self, request: gr.Request) -> Any:
-        """What a reply made ready shows in the button, too."""
-        return gr.update(value=self.title(self._desk.page(request)))
-
     def _models_changed(self, is_open: bool, request: gr.Request) -> list[Any]:
         """A download, conversion, import or removal has ended, on this page or elsewhere: say it anew."""
         page = self._desk.page(request)
@@ -128,9 +123,16 @@ class ModelMenu:
         offer = self._desk.offer()
         return backends(model, offer.specs, offer.availability)
 
-    def _show_offer(self, request: gr.Request) -> list[Any]:
+    def after_turn(self, page: Page) -> list[Any]:
+        """Updates of `after_turn_outputs`: the offer, its timer, the button (a reply may have got a model ready)."""
+        return [*self._offer(page), self._timer_of(), gr.update(value=self.title(page))]
+
+    def after_turn_outputs(self) -> list[Any]:
+        parts = self._compare.parts
+        return [*self._card(parts), parts.offer_timer, parts.model_button]
+
+    def _offer(self, page: Page) -> list[Any]:
         """After the first comparison on the demo model; also for a page that comes back while it is being got."""
-        page = self._desk.page(request)
         if self._work.view().running and self._work.has_follow_up:
             return self._watching()
         if not self._is_due(page):
@@ -231,10 +233,8 @@ class ModelMenu:
         )
         picked = parts.model_choices.click(self._pick, None, [parts.model_list, is_open, *layout], **quiet)
         self._compare._then_show(picked)
-        shown = parts.live.submit(self._show_offer, None, card, **quiet)
-        shown.then(self._timer_of, None, parts.offer_timer, **quiet)
-        parts.live.submit(self._name, None, parts.model_button, **quiet)
-        told = parts.live.load(self._models_changed, is_open, [parts.model_choices, *layout], **quiet)
+        # Not `load`: that comes by itself with every page, which is told everything by its own load event.
+        told = parts.live.select(self._models_changed, is_open, [parts.model_choices, *layout], **quiet)
         self._compare._then_show(told)
         got = parts.offer_get.click(self._get, parts.offer_model, card, **quiet)
         self._compare._then_show(got.then(self._timer_of, None, parts.offer_timer, **quiet))
@@ -242,13 +242,6 @@ class ModelMenu:
         parts.offer_stop.click(self._work.stop, None, None, queue=False, api_visibility="private")
         ticked = parts.offer_timer.tick(self._tick, None, [*card, parts.offer_timer, *layout], **quiet)
         self._compare._then_show(ticked)
-
-    def wire_load(self, loaded: Callable[..., Any], quiet: dict[str, Any]) -> Any:
-        """A page that comes back while the model is on its way shows it again; returns the event after that."""
-        parts = self._compare.parts
-        card = self._card(parts)
-        offered = loaded(self._show_offer, None, card, **quiet)
-        return offered.then(self._timer_of, None, parts.offer_timer, **quiet)
 
 
 def offer_text(row: Row, together: JointPlan) -> str:

@@ -33,7 +33,7 @@ from ui.models.background import ModelWork
 READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
 SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending() || '']"
 """Puts what the browser alone knows in the place of the last value."""
-LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; }"
+LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; window.backendArena?.ask(); }"
 """For whoever drives the page: nothing that belongs to loading it will change it any more."""
 ASK_NOW = "() => { window.backendArena?.ask(); }"
 
@@ -56,9 +56,9 @@ class Compare:
         self._wire_prompt()
         self._wire_panels()
         self._wire_toolbar()
+        self.models = ModelMenu(self, work, _QUIET)
         self._wire_after_turn()
         self._wire_welcome()
-        self.models = ModelMenu(self, work, _QUIET)
 
     # --- helpers ---------------------------------------------------------------------------------------
 
@@ -75,7 +75,14 @@ class Compare:
         return {**changes, "now": time.monotonic()}
 
     def _settle(self, request: gr.Request) -> list[Any]:
-        return self.painter.settle(self.desk.page(request))
+        """A turn has ended: the menus under the panels, the offer of a real model, the model's button."""
+        page = self.desk.page(request)
+        return [*self.painter.settle(page), *self.models.after_turn(page)]
+
+    def _settled(self) -> list[Any]:
+        """What is about the newest turn."""
+        parts = self.parts
+        return [parts.vote, parts.diff_one, parts.diff_other, parts.diff_text]
 
     def _menus(self, page: Page, panel: int, models: list[tuple[str, str]]) -> list[Any]:
         """Updates for one panel's four menus and its notice."""
@@ -145,13 +152,17 @@ class Compare:
         """On every page load: show what is there at once, then what the engines say, then what runs."""
         parts = self.parts
         outputs = [*self._layout_outputs(), parts.live]
-        loaded = [*outputs, *parts.settings()]
+        # Few events with many outputs: each one costs the browser a walk over everything it shows.
+        loaded = [*outputs, *parts.settings(), *self._settled()]
         first = demo.load(self._load, parts.conversation, loaded, js=READ_ADDRESS, **_QUIET)
-        probed = first.then(self._probe, None, self._layout_outputs(), **_QUIET)
-        self._then_show(probed)
-        probed.then(self._welcome, None, [parts.welcome, parts.welcome_text], **_QUIET)
-        last = self.models.wire_load(probed.then, _QUIET)
-        last.then(None, None, None, js=LOADED, api_visibility="private")
+        welcome = [parts.welcome, parts.welcome_text]
+        probed = first.then(
+            self._probe,
+            None,
+            [*self._layout_outputs(), *welcome, *self.models.after_turn_outputs()],
+            **_QUIET,
+        )
+        probed.then(None, None, None, js=LOADED, api_visibility="private")
         demo.unload(self._unload)
         back = parts.live.retry(self._come_back, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
         self._then_show(back)
@@ -160,7 +171,7 @@ class Compare:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())
         if conversation_id:
             self.actions.open(page, str(conversation_id)[:64])
-        return [*self._layout(page), page.key, *self._settings_shown(page)]
+        return [*self._layout(page), page.key, *self._settings_shown(page), *self.painter.settle(page)]
 
     def _settings_shown(self, page: Page) -> list[Any]:
         """Updates of the settings: those that the conversation went on with last, the system prompt above all."""
@@ -186,6 +197,7 @@ class Compare:
         return page
 
     def _probe(self, request: gr.Request) -> list[Any]:
+        """What the engines say, once they have; the welcome, and the offer of a real model where it is due."""
         was_unknown = self.desk.offer().probing
         self.desk.manager.availability()
         page = self.desk.page(request)
@@ -197,7 +209,9 @@ class Compare:
                 p: self.desk.offer().settle(t.engine, t.device, t.precision, t.model)
                 for p, t in page.targets.items()
             }
-        return self._layout(page)
+        # What was known when the page was loaded stands there already.
+        layout = self._layout(page) if was_unknown else [gr.skip()] * len(self._layout_outputs())
+        return [*layout, *self._welcome(page), *self.models.after_turn(page)]
 
     def _unload(self, request: gr.Request) -> None:
         self.desk.pages.drop(request.session_hash or "none")
@@ -397,7 +411,7 @@ class Compare:
         parts = self.parts
         self._then_show(parts.vote.input(self._vote, parts.vote, self._layout_outputs(), **_QUIET))
         pair = [parts.diff_one, parts.diff_other]
-        parts.live.submit(self._settle, None, [parts.vote, *pair, parts.diff_text], **_QUIET)
+        parts.live.submit(self._settle, None, [*self._settled(), *self.models.after_turn_outputs()], **_QUIET)
         gr.on([part.input for part in pair], self._difference, pair, parts.diff_text, **_QUIET)
 
     def _vote(self, winner: str, request: gr.Request) -> list[Any]:
@@ -417,8 +431,7 @@ class Compare:
         self._then_show(parts.first_run.click(self._first_run, None, [parts.welcome], **_QUIET))
         parts.dismiss.click(self._dismiss, None, parts.welcome, **_QUIET)
 
-    def _welcome(self, request: gr.Request) -> list[Any]:
-        page = self.desk.page(request)
+    def _welcome(self, page: Page) -> list[Any]:
         if self.desk.setting("compare.welcomed") or page.conversation_id:
             return [gr.update(visible=False), ""]
         return [gr.update(visible=True), welcome_text(self.desk.offer(), machine_facts())]

@@ -479,13 +479,14 @@ class _Tab:
 
 
 def on_show(attach: Callable[[Callable[..., Any]], Any]) -> None:
-    """Attach to what makes this part of the page visible: the page's load, and the surrounding tab's selection."""
-    attach(Context.root_block.load)
+    """Attach to what shows this part of the page: the surrounding tab's selection, without one the page's load.
+
+    A tab that nobody looks at costs the page's load nothing.
+    """
     block = Context.block
     while block is not None and not isinstance(block, gr.Tab):
         block = block.parent
-    if block is not None:
-        attach(block.select)
+    attach(Context.root_block.load if block is None else block.select)
 
 
 def _with_event(function: Callable[[gr.EventData], list[Any]]) -> Callable[[gr.EventData], list[Any]]:

@@ -1,4 +1,4 @@
-"""Finished exchanges: a browser gets only what is new, and shows the same as one that has just asked for everything."""
+"""Finished exchanges: a browser gets only what is new, and shows what one that asks for everything shows."""
 
 import itertools
 
