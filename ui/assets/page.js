@@ -70,7 +70,7 @@
   });
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && event.target.closest?.("#prompt")) press();
+    if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) press();
   }, true);
 
   document.addEventListener("keydown", (event) => {
