@@ -1,12 +1,16 @@
 """Clients that connect and never get to the point, on real sockets against the running app."""
 
+import asyncio
+import contextlib
 import http.client
 import select
 import socket
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
+import uvicorn
 
 from tests.helpers.http import ask
 from ui.share import idle_lines
@@ -86,3 +90,56 @@ def test_a_line_without_requests_does_not_end_the_watch():
     now[0] = idle_lines.HEADERS_WITHIN_S + 1
     lines.look()
     assert cut == [now[0]]
+
+
+@pytest.fixture
+def large_answer(monkeypatch):
+    """The port of a server that answers everything with more than a system keeps for a reader, and looks often."""
+    monkeypatch.setattr(idle_lines, "UNREAD_FOR_S", 1.0)
+    monkeypatch.setattr(idle_lines, "LOOK_EVERY_S", 0.1)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(400):
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+    watching = idle_lines.IdleLines(lambda: server.server_state.connections)
+
+    async def serve():
+        watch = asyncio.create_task(watching.watch())
+        await server.serve()
+        watch.cancel()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = server.force_exit = True
+    thread.join()
+
+
+def asked(port: int) -> socket.socket:
+    line = socket.create_connection(("127.0.0.1", port))
+    line.settimeout(10)
+    line.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return line
+
+
+def test_an_answer_that_nobody_takes_is_not_held_for_ever(large_answer):
+    with asked(large_answer) as line:
+        time.sleep(3)
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while piece := line.recv(1_000_000):
+                taken += len(piece)
+        assert taken < 40_000_000  # no more than the system had kept
+
+
+def test_who_reads_slowly_is_left_alone(large_answer):
+    with asked(large_answer) as line:
+        for _ in range(30):
+            time.sleep(0.1)
+            assert line.recv(300_000)
