@@ -95,7 +95,7 @@ def test_a_line_without_requests_does_not_end_the_watch():
 @pytest.fixture
 def large_answer(monkeypatch):
     """The port of a server that answers everything with more than a system keeps for a reader, and looks often."""
-    monkeypatch.setattr(idle_lines, "UNREAD_FOR_S", 1.0)
+    monkeypatch.setattr(idle_lines, "UNREAD_FOR_S", 2.0)
     monkeypatch.setattr(idle_lines, "LOOK_EVERY_S", 0.1)
 
     async def app(scope, receive, send):
@@ -122,15 +122,17 @@ def large_answer(monkeypatch):
 
 
 def asked(port: int) -> socket.socket:
-    line = socket.create_connection(("127.0.0.1", port))
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64_000)  # little is taken before it is read
     line.settimeout(10)
+    line.connect(("127.0.0.1", port))
     line.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     return line
 
 
 def test_an_answer_that_nobody_takes_is_not_held_for_ever(large_answer):
     with asked(large_answer) as line:
-        time.sleep(3)
+        time.sleep(5)
         taken = 0
         with contextlib.suppress(ConnectionError):
             while piece := line.recv(1_000_000):
