@@ -151,11 +151,13 @@ class WorkerProcess:
 
     def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        with process.stdout:
-            for line in _lines(process.stdout):
-                self._take(line)
-            process.wait()
-        ours.discard(process.pid)
+        try:
+            with process.stdout:
+                for line in _lines(process.stdout):
+                    self._take(line)
+                process.wait()
+        finally:
+            ours.discard(process.pid)
         self._outbox.put(None)
         if not self._stopping:
             self.crash = self._crash_report(process.returncode)

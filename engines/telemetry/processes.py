@@ -88,21 +88,28 @@ class Ours:
     """The processes this app has started for its work; whoever starts one says so. Thread-safe."""
 
     def __init__(self) -> None:
-        self._pids: set[int] = set()
+        self._started: dict[int, float | None] = {}
         self._lock = threading.Lock()
 
     def add(self, pid: int) -> None:
+        found = list_some((pid,)).get(pid)
         with self._lock:
-            self._pids.add(pid)
+            self._started[pid] = found.started if found else None
 
     def discard(self, pid: int) -> None:
         with self._lock:
-            self._pids.discard(pid)
+            self._started.pop(pid, None)
 
     def pids(self) -> frozenset[int]:
-        """Them, and this process itself."""
+        """Them, and this process itself; not who has got the id of one that has ended."""
         with self._lock:
-            return frozenset((*self._pids, os.getpid()))
+            known = dict(self._started)
+        others = {
+            pid
+            for pid, used in list_some(known).items()
+            if known[pid] is not None and used.started != known[pid]
+        }
+        return frozenset((*(known.keys() - others), os.getpid()))
 
 
 ours = Ours()

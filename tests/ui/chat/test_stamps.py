@@ -116,7 +116,7 @@ def test_a_run_beside_a_burner_is_disturbed_and_enters_no_median(world):
     before = rows(store, MEDIANS)
     with burner():
         run, view = ends(turns.send(STORY, [(1, SLOW_ECHO)], LONG))
-    assert view.disturbed
+    assert view.disturbed, view.other_load
     assert not view.contended
     row = logged(store, run)
     load = json.loads(row["other_load"])
