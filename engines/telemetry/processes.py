@@ -131,14 +131,11 @@ def taken(
     window_s = max(after.at_s - before.at_s, 1e-6)
     own = {pid for pid in our_roots if pid in after.processes or pid in before.processes}
     own |= after.family(started_by_us) | before.family(started_by_us)
-    ours_s = sum(_grown(before, after, pid) for pid in own)
     kernel = _kernels_own(before) | _kernels_own(after)
-    kernel_s = sum(_grown(before, after, pid) for pid in kernel)
-    others = {
-        pid: _grown(before, after, pid)
-        for pid in {**before.processes, **after.processes}
-        if pid not in own and pid not in kernel
-    }
+    grown = _all_grown(before, after)
+    ours_s = sum(seconds for pid, seconds in grown.items() if pid in own)
+    kernel_s = sum(seconds for pid, seconds in grown.items() if pid in kernel and pid not in own)
+    others = {pid: seconds for pid, seconds in grown.items() if pid not in own and pid not in kernel}
     listed_s = sum(others.values())
     # The system's own count also has what cannot be listed (another container, a protected process), but it is
     # made of ticks: up to two of them per core belong to nobody.
@@ -154,27 +151,35 @@ def taken(
     )
 
 
-def _grown(before: Snapshot, after: Snapshot, pid: int) -> float:
-    now, old = after.processes.get(pid), before.processes.get(pid)
-    if now is None:
-        # Where the system adds an ended child's whole time to its parent, what it used before must come off again.
-        return -old.cpu_s if old is not None and _was_added(before, after, old) else 0.0
-    if old is None or old.started != now.started:
-        return now.cpu_s  # new since: all it has used was used meanwhile
-    return max(0.0, now.cpu_s - old.cpu_s)
+def _all_grown(before: Snapshot, after: Snapshot) -> dict[int, float]:
+    """Processor time that each process has used in between.
+
+    Where the system adds an ended process's whole time to the one that waited for it, what it had used before comes
+    off there again, whoever it was: else an app whose worker ends would seem to have worked all that time just now.
+    """
+    grown = {}
+    for pid, now in after.processes.items():
+        old = before.processes.get(pid)
+        grown[pid] = now.cpu_s - (old.cpu_s if old is not None and _is(old, now) else 0.0)
+    for old in before.processes.values():
+        if not _is(old, after.processes.get(old.pid)) and (heir := _heir(before, after, old)) is not None:
+            grown[heir] -= old.cpu_s
+    return {pid: max(0.0, seconds) for pid, seconds in grown.items()}
 
 
-def _was_added(before: Snapshot, after: Snapshot, ended: Used) -> bool:
-    """Whether an ancestor that still runs has got an ended process's time, be it through others that ended too."""
+def _is(old: Used, now: Used | None) -> bool:
+    """Whether it is the same process still, and none that has got its id."""
+    return now is not None and now.started == old.started
+
+
+def _heir(before: Snapshot, after: Snapshot, ended: Used) -> int | None:
+    """The ancestor that still runs and has got an ended process's time, be it through others that ended too."""
     if sys.platform != "linux":
-        return False
+        return None
     parent = before.processes.get(ended.parent)
     if parent is None:
-        return False
-    now = after.processes.get(parent.pid)
-    if now is not None and now.started == parent.started:
-        return True
-    return _was_added(before, after, parent)
+        return None
+    return parent.pid if _is(parent, after.processes.get(parent.pid)) else _heir(before, after, parent)
 
 
 def _by_name(
@@ -183,10 +188,8 @@ def _by_name(
     """Who took most: by each process's own time, since a child's goes to a parent of another name when it ends."""
     summed: dict[str, float] = {}
     for pid in pids:
-        now, old = after.processes.get(pid), before.processes.get(pid)
-        if now is None:
-            continue
-        earlier_s = old.own_s if old is not None and old.started == now.started else 0.0
+        now, old = after.processes[pid], before.processes.get(pid)
+        earlier_s = old.own_s if old is not None and _is(old, now) else 0.0
         summed[now.name] = summed.get(now.name, 0.0) + max(0.0, now.own_s - earlier_s)
     greedy = sorted(summed.items(), key=lambda pair: -pair[1])[:most]
     return tuple((name, round(used_s, 3)) for name, used_s in greedy if used_s > 0)

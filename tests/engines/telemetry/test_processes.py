@@ -1,6 +1,8 @@
 """Processor time by process: right against psutil, told apart into ours and others'."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -114,6 +116,36 @@ def test_what_went_up_through_a_parent_that_ended_too_is_not_counted_again():
         [used(5, 1, 110.5)],
     )
     assert taken(before, after, ()).foreign_s == pytest.approx(0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux adds an ended child's time to its parent")
+def test_a_worker_that_has_ended_hides_no_other_program():
+    """Its time goes to the app (5) that waited for it, which no longer calls it its own."""
+    before, after = two(
+        [used(5, 1, 10.0), used(6, 5, 100.0), used(9, 1, 0.0)],
+        [used(5, 1, 110.5), used(9, 1, 2.0)],
+        busy_s=2.5,
+    )
+    found = taken(before, after, {5})
+    assert (found.ours_s, found.foreign_s) == (pytest.approx(0.5), pytest.approx(2.0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux adds an ended child's time to its parent")
+def test_a_real_child_that_ends_beside_a_burner_hides_nothing_of_it():
+    with burner() as (ends,), burner() as (stays,):
+        while psutil.Process(ends).cpu_times().user < 1.0:
+            time.sleep(0.05)
+        before = snapshot()
+        os.kill(ends, signal.SIGKILL)
+        os.waitid(os.P_PID, ends, os.WEXITED | os.WNOWAIT)
+        time.sleep(0.5)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(ends, 0)  # here its second goes to this process
+        after = snapshot()
+        took_s = after.processes[stays].cpu_s - before.processes[stays].cpu_s
+        found = taken(before, after, {os.getpid()})
+    assert took_s > 0.2
+    assert found.foreign_s >= took_s - 0.05
 
 
 def test_nobody_takes_more_than_there_is():
