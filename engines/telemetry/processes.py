@@ -88,28 +88,22 @@ class Ours:
     """The processes this app has started for its work; whoever starts one says so. Thread-safe."""
 
     def __init__(self) -> None:
-        self._started: dict[int, float | None] = {}
+        self._pids: set[int] = set()
         self._lock = threading.Lock()
 
     def add(self, pid: int) -> None:
-        found = list_some((pid,)).get(pid)
         with self._lock:
-            self._started[pid] = found.started if found else None
+            self._pids.add(pid)
 
     def discard(self, pid: int) -> None:
+        """It has ended and been waited for: from now on another process may have its id."""
         with self._lock:
-            self._started.pop(pid, None)
+            self._pids.discard(pid)
 
     def pids(self) -> frozenset[int]:
-        """Them, and this process itself; not who has got the id of one that has ended."""
+        """Them, and this process itself."""
         with self._lock:
-            known = dict(self._started)
-        others = {
-            pid
-            for pid, used in list_some(known).items()
-            if known[pid] is not None and used.started != known[pid]
-        }
-        return frozenset((*(known.keys() - others), os.getpid()))
+            return frozenset((*self._pids, os.getpid()))
 
 
 ours = Ours()

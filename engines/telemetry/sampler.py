@@ -113,11 +113,12 @@ class Sampler:
         while True:
             self.sample()
             with self._wake:
-                wanted = self._busy() or time.monotonic() - self._looked_at < LOOKED_AT_S
-                if self._closed or not wanted:
+                busy = self._busy()
+                looked_at = time.monotonic() - self._looked_at < LOOKED_AT_S
+                if self._closed or not (busy or looked_at):
                     self._thread = None
                     return
-                self._wake.wait(self._period_s if self._busy() else 2 * self._period_s)
+                self._wake.wait(self._period_s if busy else 2 * self._period_s)
 
     def sample(self) -> None:
         """Take one now, unless one was just taken."""

@@ -34,7 +34,7 @@ READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''
 SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending() || '']"
 """Puts what the browser alone knows in the place of the last value."""
 LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; window.backendArena?.ask(); }"
-"""For whoever drives the page: nothing that belongs to loading it will change it any more."""
+"""Says, for whoever drives the page, that nothing of its loading will change it any more, and asks what runs."""
 ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 

@@ -175,14 +175,3 @@ def test_what_cannot_be_listed_still_counts():
     before, after = two([used(5, 1, 1.0)], [used(5, 1, 1.5)], busy_s=2.5)
     cores = os.cpu_count() or 1
     assert taken(before, after, {5}).foreign_s == pytest.approx(2.0 - 2 * cores / processes.TICKS_A_SECOND)
-
-
-def test_who_gets_the_id_of_one_that_has_ended_is_not_ours():
-    mine = processes.Ours()
-    with burner() as (pid,):
-        mine.add(pid)
-        assert pid in mine.pids()
-        mine._started[pid] -= 1  # another process had this id when it was ours
-        assert pid not in mine.pids()
-    mine.discard(pid)
-    assert mine.pids() == {os.getpid()}
