@@ -42,15 +42,15 @@ class Notice:
 class Past:
     """Which finished exchanges a panel shows."""
 
-    conversation_id: str | None
-    hidden: bool
-    """Without the names of the backends."""
+    mark: tuple[str | None, int, bool]
+    """Conversation, its version, and whether the names of the backends are hidden: while that stays, all stays."""
     runs: tuple[tuple[str, int], ...]
     """Id and version of each run, oldest first."""
 
     def continues(self, before: Past) -> bool:
         """Whether it is the same as `before`, with more at its end (or nothing)."""
-        same = (self.conversation_id, self.hidden) == (before.conversation_id, before.hidden)
+        (conversation, _, hidden), (old_conversation, _, old_hidden) = self.mark, before.mark
+        same = (conversation, hidden) == (old_conversation, old_hidden)
         return same and self.runs[: len(before.runs)] == before.runs
 
 

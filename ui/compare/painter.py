@@ -93,19 +93,17 @@ class Painter:
         A slot whose name ends with `+` goes behind what the browser has already: a long conversation is not sent,
         read and laid out again at every prompt.
         """
-        mark = f"{page.conversation_id}/{talk.version if talk else 0}/{naming.hidden}"
-        if page.painted.get(f"past-mark{panel}") == mark:
+        mark, known = (page.conversation_id, talk.version if talk else 0, naming.hidden), page.past.get(panel)
+        if known is not None and known.mark == mark:
             return {}
         earlier = [(turn, run, run.view()) for turn, run in (talk.of_panel(panel)[:-1] if talk else [])]
-        known = page.past.get(panel)
-        shown = Past(
-            page.conversation_id, naming.hidden, tuple((r.run_id, seen.version) for _, r, seen in earlier)
-        )
-        page.painted[f"past-mark{panel}"], page.past[panel] = mark, shown
+        shown = Past(mark, tuple((run.run_id, seen.version) for _, run, seen in earlier))
+        page.past[panel] = shown
         slot = f"past{panel}"
         if known is None or not shown.continues(known):
             return {slot: "".join(view.exchange(*each, naming) for each in earlier)}
-        page.painted.pop(slot, None)  # that is no longer what the browser has
+        for stale in (slot, f"{slot}+"):  # no longer what the browser has
+            page.painted.pop(stale, None)
         more = "".join(view.exchange(*each, naming) for each in earlier[len(known.runs) :])
         return {f"{slot}+": more} if more else {}
 
