@@ -12,13 +12,13 @@ import time
 
 import pytest
 
-from tests.helpers.http import Answer, ask
+from tests.helpers.http import ask
 from tests.helpers.walking import routes_of
+from tests.ui.share.calling import API, run_handler
 from tests.ui.share.conftest import FAST, OWNER_PASSWORD, VISITOR_PASSWORD
 from ui.access import ROUTES, Way, handler_name, server_functions
 from ui.chat.settings import Settings
 
-API = "/gradio_api"
 PARAMETERS = {
     "path": "x",
     "session_hash": "abcdef",
@@ -62,33 +62,6 @@ def every_route(shared) -> list[tuple[str, str]]:
     return sorted(
         (m, re.sub(r"\{(\w+)(?::\w+)?\}", lambda p: PARAMETERS.get(p[1], "x"), r)) for m, r in found
     )
-
-
-def run_handler(shared, cookie: str | None, fn_index: int, data: list, session: str) -> Answer:
-    """Call a handler without its queue, where Gradio allows that, and with it otherwise."""
-    body = {"data": data, "fn_index": fn_index, "session_hash": session}
-    direct = ask(shared.address, f"{API}/run/predict", json_body=body, cookie=cookie)
-    if direct.status != 404:
-        return direct
-    joined = ask(shared.address, f"{API}/queue/join", json_body=body, cookie=cookie)
-    return joined if joined.status != 200 else outcome(shared, cookie, session)
-
-
-def outcome(shared, cookie: str | None, session: str) -> Answer:
-    """What the queue says in the end."""
-    host, port = shared.address.removeprefix("http://").split(":")
-    line = http.client.HTTPConnection(host, int(port), timeout=30)
-    try:
-        line.request("GET", f"{API}/queue/data?session_hash={session}", headers={"cookie": cookie or ""})
-        answer, said = line.getresponse(), b""
-        while b"process_completed" not in said and b"unexpected_error" not in said:
-            piece = answer.fp.readline()
-            if not piece:
-                break
-            said += piece
-        return Answer(200 if b'"success":true' in said.split(b"process_completed")[-1] else 500, {}, said)
-    finally:
-        line.close()
 
 
 # --- without a login ---------------------------------------------------------------------------------------
