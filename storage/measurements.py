@@ -22,16 +22,8 @@ from engines.measure.records import Case, Lane, Measurement, Repeat
 from engines.protocol import Finished, RunMetrics, Target
 from storage.codec import content_id, new_id, now, readable, to_json
 from storage.database import StoreError
-from storage.store import (
-    Store,
-    insert,
-    is_alive,
-    machine_as_row,
-    metric_columns,
-    observed_columns,
-    outcome_columns,
-    target_as_row,
-)
+from storage.rows import machine_as_row, metric_columns, observed_columns, outcome_columns, target_as_row
+from storage.store import Store, insert, is_alive
 
 DECODE, PREFILL, MEASURED = "decode", "prefill", "measured"
 _OF_TARGET = "engine = ? AND device = ? AND precision = ? AND model = ?"

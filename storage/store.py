@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,11 +23,20 @@ from sqlite_utils import Database
 from engines.protocol import Failed, Finished, Loaded, Message, PreparedModel, RunMetrics, Target
 from engines.telemetry.observer import Observed
 from storage import housekeeping, queries
-from storage.codec import content_id, exact, new_id, now, pack_offsets, readable, to_json, unpack_offsets_us
+from storage.codec import content_id, exact, new_id, now, readable, to_json
 from storage.database import HistoryFile, StoreBusyError, StoreError
 from storage.recent_chats import ChatMemory, RunMemo, TurnMemo
 from storage.recorder import Recorder
 from storage.records import Conversation, Filter, Page, Turn, until_replaced
+from storage.rows import (
+    ids_column,
+    machine_as_row,
+    metric_columns,
+    observed_columns,
+    offset_columns,
+    outcome_columns,
+    target_as_row,
+)
 
 __all__ = ["Store", "StoreBusyError", "StoreError"]
 
@@ -225,9 +233,9 @@ class Store:
     ) -> None:
         """The reply so far: call about once a second, so that a kill -9 loses no more than that."""
         self._memory.set_run(run_id, text, reasoning, "running")
-        columns = {"text": text, "reasoning": reasoning or None, **_offset_columns(token_offsets_s)}
+        columns = {"text": text, "reasoning": reasoning or None, **offset_columns(token_offsets_s)}
         columns["output_tokens"] = len(token_offsets_s) or None  # pieces from elsewhere are no tokens
-        columns["reply_ids"] = _ids_column(reply_ids)
+        columns["reply_ids"] = ids_column(reply_ids)
         self.recorder.write(
             lambda db: _update_run(db, run_id, columns, "status = 'running'"),
             key=run_id,
@@ -260,7 +268,7 @@ class Store:
             "text": text or None,
             "reasoning": reasoning or None,
             "note": readable(note),
-            "reply_ids": _ids_column(reply_ids),
+            "reply_ids": ids_column(reply_ids),
             "felt_ttft_s": felt_ttft_s,
             **outcome_columns(outcome),
             **metric_columns(metrics),
@@ -472,126 +480,6 @@ def _owner_of_run(db: Database, run_id: str) -> str | None:
         [run_id],
     ).fetchone()
     return found[0] if found else None
-
-
-def machine_as_row(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of `machines`: equal facts make one row."""
-    name = facts.get("name") or facts.get("hostname")
-    return {
-        "id": content_id(dict(facts)),
-        "name": readable(str(name)) if name else None,
-        "facts": to_json(dict(facts)),
-        "first_seen_at": now(),
-    }
-
-
-def target_as_row(target: Target, model: PreparedModel | None = None) -> dict[str, Any]:
-    """A row of `targets`: engine, device, precision and model, and how the model was made once that is known."""
-    named = [readable(text) for text in (target.engine, target.device, target.precision, target.model)]
-    revision = model.revision if model else None
-    recipe_sha256 = model.recipe_sha256 if model else None
-    return {
-        "id": content_id(*named, revision, recipe_sha256),
-        **dict(zip(("engine", "device", "precision", "model"), named, strict=True)),
-        "revision": revision,
-        "recipe_sha256": recipe_sha256,
-        "recipe": to_json(model.recipe) if model and model.recipe is not None else None,
-    }
-
-
-def outcome_columns(outcome: Finished | Failed) -> dict[str, Any]:
-    """How a run ended, as columns of `runs`."""
-    if isinstance(outcome, Finished):
-        stopped = outcome.finish_reason == "cancelled"
-        return {
-            "status": "stopped" if stopped else "finished",
-            "finish_reason": outcome.finish_reason,
-            "warning": readable(outcome.warning),
-        }
-    return {
-        "status": "stopped" if outcome.kind == "cancelled" else "failed",
-        "error_kind": outcome.kind,
-        "error_message": readable(outcome.message),
-        "error_remedy": readable(outcome.remedy),
-        "error_details": readable(outcome.details),
-        "exit_code": outcome.exit_code,
-    }
-
-
-def observed_columns(observed: Observed | None) -> dict[str, Any]:
-    """The stamps of a run that was watched to its end, and where it ran."""
-    if observed is None:
-        return {}
-    conditions, placement = observed.conditions, observed.placement
-    return {
-        "stamp_rule": "end",
-        "contended": int(conditions.contended),
-        "disturbed": int(conditions.disturbed),
-        "other_load": to_json(asdict(conditions.other_load)),
-        "placement": to_json(asdict(placement)),
-        "placement_badge": placement.badge,
-    }
-
-
-def metric_columns(metrics: RunMetrics) -> dict[str, Any]:
-    """What was measured of a run, as columns of `runs`; what is missing is left out."""
-    measured = {
-        "prompt_tokens": metrics.prompt_tokens,
-        "cached_prompt_tokens": metrics.cached_prompt_tokens,
-        "output_tokens": metrics.output_tokens,
-        "prompt_sha256": metrics.prompt_sha256,
-        "reasoning_tokens": metrics.reasoning_tokens,
-        "answer_tokens": metrics.answer_tokens,
-        "first_reasoning_us": _microseconds(metrics.first_reasoning_s),
-        "first_answer_us": _microseconds(metrics.first_answer_s),
-        "total_s": metrics.total_s,
-        "load_s": metrics.load_s,
-        "compile_s": metrics.compile_s,
-        "warmup_s": metrics.warmup_s,
-        "peak_rss_bytes": metrics.peak_rss_bytes,
-        "clock": None if metrics.clock == "worker" else metrics.clock,
-        "server": to_json(metrics.server) if metrics.server else None,
-    }
-    # What a failed run cannot tell must not wipe out what `describe_run` or `save_partial` told.
-    told = {name: value for name, value in measured.items() if value is not None}
-    return told | _piece_columns(metrics) | _offset_columns(metrics.token_offsets_s)
-
-
-def _piece_columns(metrics: RunMetrics) -> dict[str, Any]:
-    """When each piece of text arrived, where no tokens are seen; the first and the last are kept apart for SQL."""
-    if not metrics.piece_offsets_s:
-        return {}
-    packed = pack_offsets(metrics.piece_offsets_s)
-    offsets_us = unpack_offsets_us(packed)
-    return {"piece_offsets": packed, "first_token_us": offsets_us[0], "last_token_us": offsets_us[-1]}
-
-
-def _ids_column(reply_ids: Sequence[int]) -> str | None:
-    return to_json(reply_ids) if reply_ids else None
-
-
-def _microseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1e6)
-
-
-def _offset_columns(offsets_s: Sequence[float]) -> dict[str, Any]:
-    """The packed offsets, and the four numbers that views need of them.
-
-    The two ITL percentiles are kept as columns because SQL would have to unpack and sort every token of every
-    run to find them; first and last spare it the unpacking.
-    """
-    if not offsets_s:
-        return {}
-    packed = pack_offsets(offsets_s)
-    offsets_us = unpack_offsets_us(packed)
-    exact_metrics = RunMetrics(token_offsets_s=offsets_us)  # the same formulas, in microseconds
-    return {
-        "token_offsets": packed,
-        "first_token_us": offsets_us[0],
-        "last_token_us": offsets_us[-1],
-        "itl_median_us": exact_metrics.itl_median_s,
-        "itl_p95_us": exact_metrics.itl_p95_s,
-    }
 
 
 def _update_run(db: Database, run_id: str, columns: dict[str, Any], condition: str = "1") -> None:

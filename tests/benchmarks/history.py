@@ -27,7 +27,8 @@ from engines.protocol import Finished, RunMetrics, Target
 from storage.codec import content_id, pack_offsets, timestamp, to_json
 from storage.exchange.exports import export_selection
 from storage.records import Filter
-from storage.store import Store, _offset_columns, insert
+from storage.rows import offset_columns
+from storage.store import Store, insert
 from storage.trends import METRICS, trend
 
 TARGETS = [
@@ -88,7 +89,7 @@ def fill(store: Store, runs: int, tokens: int) -> None:
         )
         for _ in range(200)
     ]
-    columns = [_offset_columns(each) for each in offsets]
+    columns = [offset_columns(each) for each in offsets]
     machines = [{"name": "bench", "power": power} for power in ("mains", "battery")]
     environments = [{"openvino": version} for version in ("2026.2", "2026.3", "2026.4")]
     with store.file.writing() as db:
