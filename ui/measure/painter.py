@@ -20,6 +20,7 @@ from engines.measure.tuner import candidates
 from storage.database import StoreError
 from storage.measurements import Listed
 from ui import format as fmt
+from ui.measure import passes_html as passes
 from ui.measure import progress_html as progress
 from ui.measure import results_html as parts
 from ui.measure.board import Board
@@ -192,15 +193,15 @@ def _drawn(board: Board) -> dict[str, str]:
         "passes": "".join(
             draw(board)
             for draw in (
-                parts.ledger,
-                parts.race_tax,
-                parts.foreground_tax,
-                parts.energy,
-                parts.limit,
-                parts.quality,
+                passes.ledger,
+                passes.race_tax,
+                passes.foreground_tax,
+                passes.energy,
+                passes.limit,
+                passes.quality,
             )
         )
-        + parts.foreign(board.measurement.foreign),
+        + passes.foreign(board.measurement.foreign),
         "where": parts.fingerprint(board) + parts.notes(board),
         "contract": parts.contract(board),
     }

@@ -16,6 +16,7 @@ from ui import format as fmt
 from ui.measure import results_html as parts
 from ui.measure.board import Board
 from ui.measure.contract import DEFINITIONS
+from ui.measure.section_html import section, table
 from ui.measure.side_by_side import side_by_side
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -79,9 +80,7 @@ def _head(board: Board) -> str:
 
 def _definitions() -> str:
     rows = [f'<tr><th scope="row">{name}</th><td>{how}</td></tr>' for name, how in DEFINITIONS]
-    return parts.section(
-        "How the figures are made", parts.table("Definitions", ("Figure", "From"), rows, "ms-words")
-    )
+    return section("How the figures are made", table("Definitions", ("Figure", "From"), rows, "ms-words"))
 
 
 def _repeats(board: Board) -> str:
@@ -93,7 +92,7 @@ def _repeats(board: Board) -> str:
         if lane.result.repeats
     )
     note = "Milliseconds from the request to each token, by the worker's clock, as they were stored."
-    return parts.section("Every token's time", blocks, note)
+    return section("Every token's time", blocks, note)
 
 
 def _raw(result: LaneResult) -> str:
@@ -105,7 +104,7 @@ def _raw(result: LaneResult) -> str:
         for repeat in result.repeats
     ]
     head = ("Case", "Repeat", "State", "Prompt tokens", "SHA-256", "Offsets, ms")
-    return parts.table("Token times", head, rows, "ms-raw")
+    return table("Token times", head, rows, "ms-raw")
 
 
 def _state(repeat: Repeat) -> str:

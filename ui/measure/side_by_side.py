@@ -12,7 +12,7 @@ from engines.measure.spread import apart, case_figures
 from engines.measure.words import percent
 from ui import format as fmt
 from ui.measure.board import METRIC, Board, Column, Metric, case_line
-from ui.measure.results_html import section, table
+from ui.measure.section_html import section, table
 
 SHOWN = ("decode_tok_s", "ttft_s", "answer_s")
 
