@@ -11,13 +11,16 @@
     box.tabIndex = 0;
     box.setAttribute("role", "region");
     box.setAttribute("aria-label", `Conversation of panel ${box.id.split("-")[1]}`);
-    box.addEventListener("scroll", () => {
-      pinned = box.scrollHeight - box.scrollTop - box.clientHeight < near;
-    }, { passive: true });
-    // A scroll is told one frame late: who is further up than we left the box, though it has not shrunk, has scrolled.
+    /* A scroll, our own too, is told one frame late, and the reply may have grown meanwhile: to be far from the end says
+       nothing. Who is further up than we left the box, though it has not shrunk, has scrolled. */
     let left = 0, height = 0;
+    const movedUp = (by) => box.scrollTop < left - by && box.scrollHeight >= height;
+    box.addEventListener("scroll", () => {
+      if (box.scrollHeight - box.scrollTop - box.clientHeight < near) pinned = true;
+      else if (movedUp(0)) pinned = false;
+    }, { passive: true });
     const down = () => {
-      if (box.scrollTop < left - near && box.scrollHeight >= height) pinned = false;
+      if (movedUp(near)) pinned = false;
       if (pinned) box.scrollTop = box.scrollHeight;
       left = box.scrollTop;
       height = box.scrollHeight;
