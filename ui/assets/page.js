@@ -204,9 +204,11 @@
     return [values[0] || draft.text, ...values.slice(1, -1), told];
   }
 
-  // After the server has answered to a prompt: what it has taken, it has emptied the box of.
+  /* After the server has answered to a prompt: what it has taken, it has emptied the box of. An Enter in the empty box
+     of a page that is still loading says nothing of what was typed before. */
   function taken() {
-    if (!box()?.value) keepDraft(null);
+    const draft = readDraft();
+    if (!box()?.value && draft?.pressed === PAGE && draft.handed) keepDraft(null);
     ask();
   }
 
@@ -274,10 +276,12 @@
     const draft = readDraft(), place = box();
     const before = draft?.pressed && draft.pressed !== PAGE; // sent from the page before this one
     const underway = before ? prompts() === null : draft?.handed;
-    if (before && draft.prompts !== null && prompts() > draft.prompts) keepDraft(null);
-    else if (draft && place && !place.value && !underway) {
-      place.value = draft.text;
-      place.dispatchEvent(new Event("input", { bubbles: true }));
+    const fill = (text) => { place.value = text; place.dispatchEvent(new Event("input", { bubbles: true })); };
+    if (before && draft.prompts !== null && prompts() > draft.prompts) {
+      if (place?.value === draft.text) fill(""); // put back just before it was seen that the server had it
+      keepDraft(null);
+    } else if (draft && place && !place.value && !underway) {
+      fill(draft.text);
       stays = Date.now() + STAYS_MS;
     }
     if (Date.now() > stays) restored = true;

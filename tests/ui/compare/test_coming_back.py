@@ -154,6 +154,25 @@ def test_what_was_typed_survives_a_reload_and_what_was_sent_does_not_come_back(d
     assert tab.page.evaluate(typed) == ""
 
 
+def test_an_enter_in_the_empty_box_of_a_loading_page_loses_nothing(driver):
+    tab = driver(("echo", "fast"))
+    tab.ask("first")
+    tab.type("half a prompt")
+    # What was typed is put back with the first answer to the page's questions: let that one come late.
+    late = []
+    tab.page.route("**/component_server/**", lambda route: late.append(route))
+    tab.page.reload(wait_until="commit")
+    tab.page.wait_for_function(KEY)
+    tab.page.press("#prompt textarea", "Enter")
+    tab.page.wait_for_timeout(2000)
+    tab.page.unroute("**/component_server/**")  # lets go what was held back
+    assert late
+    tab.page.wait_for_function("document.querySelector('#prompt textarea')?.value == 'half a prompt'")
+    tab.page.wait_for_selector("#live[data-loaded]", state="attached")
+    tab.page.wait_for_timeout(1000)
+    assert tab.page.input_value("#prompt textarea") == "half a prompt"
+
+
 def test_a_tab_whose_page_was_forgotten_comes_back(driver, arena, new_page, monkeypatch):
     """As after an hour's sleep: the server is the same, the page is gone. A running reply is found again, too."""
     tab = driver(("echo", "5"))
