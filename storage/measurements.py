@@ -60,6 +60,8 @@ class Tuning:
     why: str | None
     in_use: bool = True
     """Whether every run of the target gets them; of its tunings at most one is in use."""
+    chosen: bool = False
+    """Whether a person chose that."""
 
 
 class Measurements:
@@ -230,12 +232,13 @@ class Measurements:
         where = f"WHERE {_OF_TARGET}" if target else ""
         with self._store.file.reading() as db:
             found = db.execute(
-                "SELECT engine, device, precision, model, job, settings, found_at, why, in_use FROM tunings "
+                "SELECT engine, device, precision, model, job, settings, found_at, why, in_use, chosen FROM tunings "
                 f"{where} ORDER BY model, engine, device, precision, in_use DESC, job",
                 [*_named(target)] if target else [],
             ).fetchall()
         return tuple(
-            Tuning(Target(*row[:4]), row[4], _settings(row[5]), row[6], row[7], bool(row[8])) for row in found
+            Tuning(Target(*row[:4]), row[4], _settings(row[5]), row[6], row[7], bool(row[8]), bool(row[9]))
+            for row in found
         )
 
     def keep_tuning(
@@ -243,7 +246,8 @@ class Measurements:
     ) -> None:
         """Keep these settings for a job; empty ones take the job's tuning back. Raises StoreError.
 
-        They are used from now on, but for those for long prompts: they stand back behind others that are in use.
+        They are used from now on, unless another job's are in use that a person chose; those for long prompts stand
+        back behind any others.
         """
         with self._store.file.writing() as db:
             before = next((kept for kept in self.tunings(target) if kept.in_use), None)
@@ -258,21 +262,21 @@ class Measurements:
                 "why": readable(why),
             }
             insert(db, "tunings", row)
-            if job != PREFILL or before is None or before.job == job:
-                _put_in_use(db, target, job)
+            same = before is not None and before.job == job
+            if before is None or same or not (before.chosen or job == PREFILL):
+                _put_in_use(db, target, job, chosen=before is not None and same and before.chosen)
 
     def use_tuning(self, target: Target, job: str | None) -> None:
         """Use the settings that are kept for this job from now on; None: the engine's defaults. Raises StoreError."""
         with self._store.file.writing() as db:
-            _put_in_use(db, target, job)
+            _put_in_use(db, target, job, chosen=True)
 
     def use_settings(self, target: Target, settings: Mapping[str, Any]) -> None:
         """Use exactly these settings from now on, as a measurement had them. Raises StoreError."""
         kept = next((kept for kept in self.tunings(target) if dict(kept.settings) == dict(settings)), None)
-        if kept is not None or not settings:
-            self.use_tuning(target, kept.job if kept else None)
-        else:
+        if kept is None and settings:
             self.keep_tuning(target, settings, "as measured", MEASURED)
+        self.use_tuning(target, kept.job if kept else MEASURED if settings else None)
 
     def take_back_tuning(self, target: Target, job: str | None = None) -> None:
         """Forget what is kept for a job (None: for all); if in use, the defaults are then. Raises StoreError."""
@@ -302,9 +306,12 @@ def _settings(text: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _put_in_use(db: Database, target: Target, job: str | None) -> None:
-    db.execute(f"UPDATE tunings SET in_use = 0 WHERE {_OF_TARGET}", [*_named(target)])
-    db.execute(f"UPDATE tunings SET in_use = 1 WHERE {_OF_TARGET} AND job = ?", [*_named(target), job])
+def _put_in_use(db: Database, target: Target, job: str | None, *, chosen: bool) -> None:
+    db.execute(f"UPDATE tunings SET in_use = 0, chosen = 0 WHERE {_OF_TARGET}", [*_named(target)])
+    db.execute(
+        f"UPDATE tunings SET in_use = 1, chosen = ? WHERE {_OF_TARGET} AND job = ?",
+        [chosen, *_named(target), job],
+    )
 
 
 def _lives(writer: str | None) -> bool:

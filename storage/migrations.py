@@ -421,3 +421,19 @@ def tunings_per_job(db: Database) -> None:
         DROP TABLE tunings_008;
         """
     )
+
+
+@migrations(name="013_tunings_chosen")
+def tunings_chosen(db: Database) -> None:
+    """Whether a person chose the tuning that is in use, rather than that it was the last to be found.
+
+    What was in use against the rule (long answers go first) can only have been chosen.
+    """
+    db.executescript(
+        """
+        ALTER TABLE tunings ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0;
+        UPDATE tunings SET chosen = 1 WHERE in_use AND (job = 'measured' OR job = 'prefill' AND EXISTS (
+            SELECT 1 FROM tunings o WHERE o.job = 'decode' AND (o.engine, o.device, o.precision, o.model)
+                = (tunings.engine, tunings.device, tunings.precision, tunings.model)));
+        """
+    )

@@ -199,6 +199,24 @@ def test_a_tuning_is_kept_for_each_job_and_one_of_them_is_in_use(store):
     assert journal.tunings() == ()
 
 
+def test_a_tuning_for_one_job_leaves_what_a_person_chose_for_another_in_use(store):
+    journal, target = Measurements(store), Target("echo", "CPU", "100", "demo")
+
+    def tune(job, pace):
+        journal.keep_tuning(target, {"pace": pace}, job=job)
+        return journal.tuned(target)["pace"]
+
+    assert (tune("prefill", "1"), tune("decode", "2")) == ("1", "2")
+    journal.use_tuning(target, "prefill")
+    assert (tune("decode", "3"), tune("prefill", "4"), tune("decode", "5")) == ("1", "4", "4")
+    journal.use_settings(target, {"pace": "5"})
+    assert (tune("prefill", "6"), tune("decode", "7")) == ("5", "7")
+    journal.use_settings(target, {"pace": "9"})  # as a measurement had it
+    assert (tune("decode", "8"), tune("prefill", "6")) == ("9", "9")
+    journal.take_back_tuning(target, "measured")
+    assert tune("decode", "8") == "8"
+
+
 def test_the_chosen_lane_is_remembered_for_its_model(store):
     journal = Measurements(store)
     journal.prefer(Target("echo", "CPU", "100", "demo"))
@@ -240,4 +258,34 @@ def test_tunings_of_the_version_before_stay_in_use(tmp_path):
         ("100", "decode"),
         ("20", "measured"),
     }
+    store.close()
+
+
+def test_a_choice_made_in_the_version_before_stays_a_choice(tmp_path):
+    path = tmp_path / "old.sqlite3"
+    db = Database(sqlite3.connect(path))
+    migrations.apply(db, stop_before="013_tunings_chosen")
+    for precision, job, in_use in (("1", "decode", 0), ("1", "prefill", 1), ("2", "prefill", 1)):
+        values = [
+            "echo",
+            "CPU",
+            precision,
+            "demo",
+            job,
+            '{"pace": "7"}',
+            "2026-01-01T00:00:00Z",
+            None,
+            in_use,
+        ]
+        db.conn.execute("INSERT INTO tunings VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+    db.conn.commit()
+    db.conn.close()
+    store = Store(path)
+    journal = Measurements(store)
+    found = {}
+    for precision in ("1", "2"):
+        target = Target("echo", "CPU", precision, "demo")
+        journal.keep_tuning(target, {"pace": "8"})
+        found[precision] = journal.tuned(target)["pace"]
+    assert found == {"1": "7", "2": "8"}
     store.close()

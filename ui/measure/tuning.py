@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from engines.measure.tuner import JOBS, Tuned, tune
+from engines.measure.tuner import JOBS, Tuned, spelled, tune
 from engines.protocol import Target
 from engines.runtime.manager import EngineFailure
 from storage.database import StoreError
@@ -130,4 +130,7 @@ def tune_and_keep(
     )
     if not found.stopped and dict(found.best) != dict(kept):
         measurements.keep_tuning(target, found.best, found.why, job)
+    now = measurements.tuned(target)
+    if found.best and now and dict(now) != dict(found.best):
+        return replace(found, why=f"{found.why} {spelled(now)} stays in use until you choose otherwise.")
     return found
