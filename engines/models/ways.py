@@ -22,8 +22,8 @@ from typing import Any, ClassVar
 from engines.engine import ModelError, OutOfMemoryError
 from engines.models import catalogue
 from engines.models.catalogue import Prebuilt
-from engines.models.conversion.conversion import Conversion, convert, finished_manifest
-from engines.models.conversion.recipes import BITS, Cost, cost, load_peak_bytes, recipe_for
+from engines.models.conversion.conversion import Conversion, convert, finished_manifest, pace
+from engines.models.conversion.recipes import BITS, Cost, Recipe, cost, load_peak_bytes, recipe_for
 from engines.models.download import download, hub_cache
 from engines.models.download.download import Listing, Wanted
 from engines.models.folders import (
@@ -200,11 +200,11 @@ class Convert(Way):
         return self.facts.needs_remote_code and not self.conversion.trust_remote_code
 
     def forecast(self, shop: Workshop, errand: Errand) -> Forecast:
-        step, load = conversion_step(self.conversion.recipe, self.facts)
+        step, load = conversion_step(shop, self.conversion.recipe, self.facts)
         return Forecast((step,), load, self._trust_needed)
 
     def brief(self, shop: Workshop, errand: Errand) -> str | None:
-        need, available = cost(self.conversion.recipe, self.facts), shop.memory()
+        need, available = shop.cost(self.conversion.recipe, self.facts), shop.memory()
         if need.peak_bytes > available:
             return " ".join(memory_refusal(need.peak_bytes, available, "Converting it"))
         return f"Not converted yet: the first prompt does it, in about {duration(need.seconds)}."
@@ -234,7 +234,7 @@ class Convert(Way):
     def _convert(self, shop: Workshop, override: bool, report: OnProgress, stop: threading.Event) -> None:
         with shop.turn_to_convert(report, stop):  # memory is looked at once the other has given its back
             if not override:
-                shop.refuse_too_large(cost(self.conversion.recipe, self.facts), self.conversion.model)
+                shop.refuse_too_large(shop.cost(self.conversion.recipe, self.facts), self.conversion.model)
             convert(self.conversion, report, stop)
 
 
@@ -321,7 +321,7 @@ class Download(Way):
         if spec.model_format == SAFETENSORS:
             return Forecast((step,), load_peak_bytes(_loaded_bytes(facts, target), SAFETENSORS))
         refuse_multimodal(listing.reads_images, target.model, spec)
-        more, load = conversion_step(recipe_for(target, spec, facts), facts)
+        more, load = conversion_step(shop, recipe_for(target, spec, facts), facts)
         return Forecast((step, more), load, facts.needs_remote_code and not errand.trust_remote_code)
 
     def estimate(self, shop: Workshop, errand: Errand) -> Forecast:
@@ -334,7 +334,7 @@ class Download(Way):
         step = _download_of(target.model, facts.weight_bytes, f"Download {target.model} (original weights)")
         if spec.model_format == SAFETENSORS:
             return Forecast((step,), load_peak_bytes(_loaded_bytes(facts, target), SAFETENSORS))
-        more, load = conversion_step(recipe_for(target, spec, facts), facts)
+        more, load = conversion_step(shop, recipe_for(target, spec, facts), facts)
         return Forecast((step, more), load)
 
     def brief(self, shop: Workshop, errand: Errand) -> str | None:
@@ -449,6 +449,7 @@ class Workshop:
             slug=source.slug,
             layers=facts.layers,
             trust_remote_code=errand.trust_remote_code,
+            expected_s=cost(recipe, facts).seconds,
         )
         manifest = finished_manifest(conversion.folder)
         return UseMade(conversion.folder, manifest) if manifest is not None else Convert(conversion, facts)
@@ -504,6 +505,11 @@ class Workshop:
             yield
         finally:
             self._converting.release()
+
+    def cost(self, recipe: Recipe, facts: ModelFacts) -> Cost:
+        """What a conversion needs, its time corrected by what the ones before it took on this computer."""
+        need = cost(recipe, facts)
+        return dataclasses.replace(need, seconds=need.seconds * pace(self.models_dir, recipe.format))
 
     def refuse_too_large(self, need: Cost, model: str) -> None:
         available = self.memory()
@@ -635,9 +641,9 @@ def _download_of(place: str, count: int, text: str) -> Step:
     return Step("download", text, count, count, 0, count / ASSUMED_BYTES_PER_S, {place: count})
 
 
-def conversion_step(recipe: Any, facts: ModelFacts) -> tuple[Step, int]:
+def conversion_step(shop: Workshop, recipe: Recipe, facts: ModelFacts) -> tuple[Step, int]:
     """(the step, memory of the worker that loads the result)."""
-    need = cost(recipe, facts)
+    need = shop.cost(recipe, facts)
     text = f"Convert to {FORMAT_TITLES[recipe.format]} {recipe.precision} on this computer"
     step = Step("convert", text, 0, need.output_bytes, need.peak_bytes, need.seconds, makes=recipe.label)
     return step, load_peak_bytes(need.output_bytes, recipe.format)

@@ -159,7 +159,7 @@ def _plan_table(together: JointPlan) -> list[str]:
         lines.append(
             f"Together: download {size(together.download_bytes)} · disk {size(together.disk_bytes)} of "
             f"{size(together.disk_free_bytes)} free · memory up to {size(together.peak_bytes)} of "
-            f"{size(together.available_bytes)} available · at most about {duration(together.seconds)}. "
+            f"{size(together.available_bytes)} available · about {duration(together.seconds)}. "
             "What engines share is counted once."
         )
     return lines + ([f"Not advisable: {together.refusal}"] if together.refusal else [])

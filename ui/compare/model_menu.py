@@ -253,7 +253,7 @@ def offer_text(row: Row, together: JointPlan) -> str:
         f"({count}; {fmt.text(row.note)}). It runs on {len(together.possible)} of {len(together.plans)} backends "
         "here.</p>"
         f"<p>It costs {size(together.download_bytes)} to download, {size(together.disk_bytes)} of disk, up to "
-        f"{size(together.peak_bytes)} of memory while it is converted, and at most about "
+        f"{size(together.peak_bytes)} of memory while it is converted, and about "
         f"{duration(together.seconds)}. When it is ready, your prompt runs on it.</p>"
     )
 

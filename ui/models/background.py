@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engines.models.folders import FORMAT_TITLES
@@ -25,6 +25,8 @@ class WorkView:
     elapsed_s: float = 0.0
     version: int = 0
     """Grows with every change of what is on disk."""
+    titles: dict[str, str] = field(default_factory=dict)
+    """Of the engines, by their names."""
 
     @property
     def ready(self) -> tuple[Part, ...]:
@@ -74,7 +76,8 @@ class ModelWork:
             self._follow_up = follow_up
             model = wanted[0].target.model
             parts = tuple(Part(backend.target) for backend in wanted)
-            self._view = WorkView(True, model, parts, version=self._view.version)
+            titles = {backend.spec.name: backend.spec.title for backend in wanted}
+            self._view = WorkView(True, model, parts, version=self._view.version, titles=titles)
         work = GetTogether(self._library, wanted, lambda part: self._change(work, part))
         options = {"trust_remote_code": trust, "override": override}
         threading.Thread(target=self._run, args=(work, options), name="models", daemon=True).start()
@@ -112,16 +115,21 @@ class ModelWork:
 def as_rows(view: WorkView) -> list[dict[str, Any]]:
     """Each backend's line of the one progress view: its name, what it does, and how far it is (0–1 or None)."""
     words = {
-        READY: "ready",
-        LEFT_OUT: "left out",
-        STOPPED: "stopped",
-        "failed": "failed",
-        "waiting": "waiting",
+        READY: "Ready",
+        LEFT_OUT: "Left out",
+        STOPPED: "Stopped",
+        "failed": "Failed",
+        "waiting": "Waiting",
     }
     return [
         {
-            "target": part.target.spelling,
-            "state": part.state,
+            "target": " · ".join(
+                (
+                    view.titles.get(part.target.engine, part.target.engine),
+                    part.target.device,
+                    part.target.precision,
+                )
+            ),
             "text": part.progress.text
             if part.progress and part.state == "working"
             else words.get(part.state, "…"),

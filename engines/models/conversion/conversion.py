@@ -8,13 +8,14 @@ swept away by the next one.
 
 from __future__ import annotations
 
+import statistics
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.models.conversion.recipes import Recipe
-from engines.models.folders import damage, hash_json, read_manifest, remove_folder
+from engines.models.folders import MANIFEST, damage, hash_json, read_manifest, remove_folder
 from engines.processes.jobs import OnProgress, run_job
 
 TEMPORARY_PREFIX = ".making-"
@@ -33,6 +34,8 @@ class Conversion:
     slug: str
     layers: int | None = None
     trust_remote_code: bool = False
+    expected_s: float | None = None
+    """What a conversion of this size takes on the computer that `recipes.cost` was fitted on."""
 
     @property
     def key(self) -> str:
@@ -63,7 +66,18 @@ class Conversion:
             "log_path": str(self.log_path),
             "layers": self.layers,
             "trust_remote_code": self.trust_remote_code,
+            "expected_s": self.expected_s,
         }
+
+
+def pace(models_dir: Path, model_format: str) -> float:
+    """How many times longer than expected conversions into a format took on this computer; 1 before the first."""
+    manifests = (
+        read_manifest(path.parent) or {} for path in models_dir.glob(f"*/{model_format}-*/{MANIFEST}")
+    )
+    took = [(made.get("seconds"), made.get("expected_s")) for made in manifests]
+    ratios = [seconds / expected for seconds, expected in took if seconds and expected]
+    return statistics.median(ratios) if ratios else 1.0
 
 
 def finished_manifest(folder: Path) -> dict[str, Any] | None:

@@ -154,7 +154,7 @@ def refuse_ambiguous_lm_head(facts: ModelFacts) -> None:
 
 
 def cost(recipe: Recipe, facts: ModelFacts) -> Cost:
-    """Estimated peak memory, output size and time of a conversion on a 2-core machine."""
+    """Estimated peak memory, output size and time of a conversion on the 2-core machine it was fitted on."""
     parameters, bits = facts.parameters, BITS[recipe.precision]
     billions = parameters / 1e9
     head = (facts.vocab_size or 0) * (facts.hidden_size or 0) or parameters // 20

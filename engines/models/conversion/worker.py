@@ -123,6 +123,7 @@ def _manifest(job: Mapping[str, Any], folder: Path, seconds: float) -> dict[str,
         "weight_bytes": total_weight_bytes(sizes),
         "made_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 1),
+        "expected_s": job.get("expected_s"),
         "peak_rss_bytes": memory_bytes()[1],
     }
 

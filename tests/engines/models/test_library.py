@@ -14,6 +14,7 @@ from engines.engine import ModelError
 from engines.models import catalogue
 from engines.models.catalogue import CatalogueModel, Prebuilt
 from engines.models.download.hub_cache import cache_dir
+from engines.models.folders import MANIFEST, write_json
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER, resolve
 from engines.models.overview import best_for, overview
@@ -364,3 +365,19 @@ def test_a_panel_is_told_briefly_what_its_first_prompt_will_do(cache, library, f
     large = Target("onnxruntime-genai", "CPU", "fp32", "Qwen/Qwen3-1.7B")
     assert "downloads and converts it (about 3.4 GB)" in fresh.brief(large, ONNX)
     assert "neither a folder nor" in fresh.brief(Target("openvino-genai", "CPU", "int4", "what"), OPENVINO)
+
+
+def test_how_long_a_conversion_takes_is_learnt_from_those_before_it(fresh, library, tmp_path):
+    openvino, onnx = Target("openvino-genai", "CPU", "int4"), Target("onnxruntime-genai", "CPU", "int4")
+    expected = fresh.plan(openvino, OPENVINO).seconds
+    made = Path(prepare(library, openvino, OPENVINO).path)
+    manifest = json.loads((made / MANIFEST).read_text(encoding="utf-8"))
+    assert manifest["expected_s"] == expected
+    earlier = tmp_path / "data" / "models" / "earlier" / made.name
+    earlier.mkdir(parents=True)
+    write_json(earlier / MANIFEST, manifest | {"seconds": 3 * expected})
+    assert fresh.plan(openvino, OPENVINO).seconds == 3 * expected
+    assert fresh.plan(onnx, ONNX).seconds < 2 * expected  # another format goes at a pace of its own
+    manifest.pop("expected_s")  # as folders were made before
+    write_json(earlier / MANIFEST, manifest)
+    assert fresh.plan(openvino, OPENVINO).seconds == expected
