@@ -77,7 +77,7 @@ class EnergyMeter:
         self._rapl = sorted(
             path
             for path in root.glob("powercap/*/energy_uj")
-            if path.parent.name.count(":") == 1 and _number(path)
+            if _is_package(path.parent) and _number(path) is not None
         )
         self._battery = None
         if not self._rapl:
@@ -95,25 +95,31 @@ class EnergyMeter:
         return "battery discharge: the whole machine" if self._battery else None
 
     def mark(self) -> dict[str, float]:
-        """Counter -> joules."""
-        if self._rapl:
-            return {str(path): (_number(path) or 0.0) / 1e6 for path in self._rapl}
-        if self._battery:
-            return {str(self._battery): -(_number(self._battery) or 0.0) * 3600 / 1e6}  # µWh that are left
-        return {}
+        """Counter -> joules; without a counter that cannot be read just now."""
+        factor = 1e-6 if self._rapl else -3600 / 1e6  # µJ that were used, µWh that are left
+        counters = self._rapl or ([self._battery] if self._battery else [])
+        return {str(path): factor * count for path in counters if (count := _number(path)) is not None}
 
     def since(self, mark: dict[str, float]) -> float | None:
         """Joules since then; None: not told."""
         now = self.mark()
-        if not now or now.keys() != mark.keys():
+        if len(now) < max(1, len(self._rapl)) or now.keys() != mark.keys():
             return None
         total = 0.0
         for name, joules in now.items():
             used = joules - mark[name]
             if used < 0:
                 used += (_number(Path(name).with_name("max_energy_range_uj")) or 0.0) / 1e6
+            if used < 0:
+                return None
             total += used
-        return total if total >= 0 else None
+        return total
+
+
+def _is_package(zone: Path) -> bool:
+    """A whole processor, once: not a part of it, not its second door (mmio), not the platform it is a part of."""
+    own = zone.name.count(":") == 1 and not zone.name.startswith("intel-rapl-mmio")
+    return own and _text(zone / "name") != "psys"
 
 
 def _text(path: Path) -> str | None:

@@ -278,6 +278,42 @@ def test_energy_is_read_from_counters_that_wrap_and_absent_elsewhere(tmp_path):
     assert meter.since(mark) == pytest.approx(3.0)
 
 
+def test_a_package_is_counted_once_beside_its_platform_and_its_second_door(tmp_path):
+    zones = {"intel-rapl:0": "package-0", "intel-rapl:1": "psys", "intel-rapl-mmio:0": "package-0"}
+    zones |= {"intel-rapl:0:0": "core", "intel-rapl:2": "package-1"}
+    for zone, name in zones.items():
+        (tmp_path / "powercap" / zone).mkdir(parents=True)
+        (tmp_path / "powercap" / zone / "name").write_text(f"{name}\n")
+        (tmp_path / "powercap" / zone / "energy_uj").write_text("0\n")  # just started
+    meter = machine.EnergyMeter(tmp_path)
+    mark = meter.mark()
+    for zone in zones:
+        (tmp_path / "powercap" / zone / "energy_uj").write_text("2000000\n")
+    assert meter.since(mark) == pytest.approx(4.0)
+
+
+def test_energy_is_absent_when_a_counter_goes_away_or_back_halfway(tmp_path):
+    battery = tmp_path / "power_supply" / "BAT0"
+    battery.mkdir(parents=True)
+    (battery / "status").write_text("Discharging\n")
+    (battery / "energy_now").write_text("50000000\n")
+    meter = machine.EnergyMeter(tmp_path)
+    mark = meter.mark()
+    (battery / "energy_now").write_text("49990000\n")
+    assert meter.since(mark) == pytest.approx(36.0)
+    (battery / "energy_now").write_text("50010000\n")  # charging again
+    assert meter.since(mark) is None
+    (battery / "energy_now").unlink()  # taken out
+    assert (meter.since(mark), meter.since(meter.mark())) == (None, None)
+    for name in ("intel-rapl:0", "intel-rapl:1"):
+        (tmp_path / "powercap" / name).mkdir(parents=True)
+        (tmp_path / "powercap" / name / "energy_uj").write_text("9000000\n")
+    meter = machine.EnergyMeter(tmp_path)
+    mark = meter.mark()
+    (tmp_path / "powercap" / "intel-rapl:1" / "energy_uj").unlink()  # or its right to be read
+    assert (meter.since(mark), meter.since(meter.mark())) == (None, None)
+
+
 def test_case_lengths_are_kept_in_scale(tmp_path):
     small = suites.scaled(suites.QUICK, 0.25)
     assert [(case.prompt_tokens, case.new_tokens) for case in small.cases] == [(64, 32), (224, 16)]
