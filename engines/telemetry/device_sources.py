@@ -54,28 +54,32 @@ class LinuxDevices:
 
     def _read_gpus(self, pids: Iterable[int], elapsed_s: float) -> list[DeviceReading]:
         before, self._clients = self._clients, {}
-        shares: dict[str, dict[int, float]] = {}
-        memory: dict[str, int] = {}
+        shares: dict[tuple[str, str], dict[int, float]] = {}
+        memory: dict[tuple[str, str], int] = {}
+        tell_use: set[tuple[str, str]] = set()
         for pid in pids:
             for client in linux_devices.drm_clients(pid, self._root):
                 key = (pid, client.device, client.client)
                 self._clients[key] = client
-                mine = shares.setdefault(client.device, {})
+                which = (client.kind, client.device)
+                mine = shares.setdefault(which, {})
+                if client.tells_use:
+                    tell_use.add(which)
                 old = before.get(key)
                 share = linux_devices.busy_share(old, client, elapsed_s) if old else None
                 if share is not None:
                     mine[pid] = min(1.0, mine.get(pid, 0.0) + share)
-                memory[client.device] = memory.get(client.device, 0) + (client.resident_bytes or 0)
+                memory[which] = memory.get(which, 0) + (client.resident_bytes or 0)
         found = [
             DeviceReading(
-                f"GPU {device}",
-                "GPU",
+                f"{kind} {device}",
+                kind,
                 "DRM fdinfo",
                 by_pid=mine,
-                sees_processes=True,
-                memory_bytes=memory.get(device) or None,
+                sees_processes=(kind, device) in tell_use,
+                memory_bytes=memory.get((kind, device)) or None,
             )
-            for device, mine in shares.items()
+            for (kind, device), mine in shares.items()
         ]
         for card, percent in linux_devices.amd_busy_percent(self._root).items():
             found.append(DeviceReading(f"GPU {card}", "GPU", "gpu_busy_percent", percent / 100))

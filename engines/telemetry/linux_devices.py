@@ -19,7 +19,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path("/")
@@ -114,6 +114,13 @@ class DrmClient:
     capacity: Mapping[str, int] = field(default_factory=dict)
     """Engine -> how many of them there are, where more than one."""
     resident_bytes: int | None = None
+    kind: str = "GPU"
+    """`NPU` where it was opened as an accel device, as AMD's and Intel's NPUs are."""
+
+    @property
+    def tells_use(self) -> bool:
+        """Some drivers tell of memory only: xe before Linux 6.11, Intel's NPU."""
+        return bool(self.engine_ns or self.cycles)
 
 
 def parse_fdinfo(text: str) -> DrmClient | None:
@@ -183,21 +190,20 @@ def drm_clients(pid: int, root: Path = ROOT) -> tuple[DrmClient, ...]:
     except OSError:
         return ()
     for name in names:
-        if not _is_gpu(f"{folder}/fd/{name}"):
-            continue
-        client = parse_fdinfo(read_text(Path(f"{folder}/fdinfo/{name}")) or "")
-        if client is not None:
-            found.setdefault((client.device, client.client), client)
+        kind = _kind(f"{folder}/fd/{name}")
+        client = parse_fdinfo(read_text(Path(f"{folder}/fdinfo/{name}")) or "") if kind else None
+        if client is not None and kind is not None:
+            found.setdefault((client.device, client.client), replace(client, kind=kind))
     return tuple(found.values())
 
 
-def _is_gpu(descriptor: str) -> bool:
+def _kind(descriptor: str) -> str | None:
     """A process has hundreds of descriptors; only those of device files are worth reading."""
     try:
         target = os.readlink(descriptor)  # noqa: PTH115
     except OSError:
-        return False
-    return "/dev/dri/" in target or "/dev/accel/" in target
+        return None
+    return "GPU" if "/dev/dri/" in target else "NPU" if "/dev/accel/" in target else None
 
 
 def busy_share(before: DrmClient, after: DrmClient, elapsed_s: float) -> float | None:
@@ -236,7 +242,7 @@ class EnergyZone:
     """One powercap zone at one moment."""
 
     name: str
-    """`package-0`, `core`, `dram`, `psys`."""
+    """`package-0`, `package-0 core`, `psys`."""
     energy_uj: int
     wraps_at_uj: int | None
 
@@ -254,7 +260,9 @@ def energy_zones(root: Path = ROOT) -> tuple[EnergyZone, ...]:
             continue  # the same package once more, through another door
         energy = read_number(folder / name / "energy_uj")
         if energy is not None:
-            title = read_text(folder / name / "name") or name
+            whole = name if name.count(":") == 1 else name.rpartition(":")[0]
+            titles = [read_text(folder / zone / "name") or zone for zone in dict.fromkeys((whole, name))]
+            title = " ".join(titles)  # every package has a `core`
             zones.append(EnergyZone(title, energy, read_number(folder / name / "max_energy_range_uj")))
     return tuple(zones)
 

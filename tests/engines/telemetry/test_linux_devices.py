@@ -7,6 +7,7 @@ import pytest
 from engines.telemetry import linux_devices as linux
 from engines.telemetry.device_sources import LinuxDevices
 from engines.telemetry.power import in_words, linux_profile, overlay_name
+from engines.telemetry.sampler import Sample, weigh
 
 # Documentation/gpu/i915.rst and proc_pid_fdinfo(5), which shows this sample.
 I915 = """pos:    0
@@ -219,6 +220,74 @@ def test_a_processs_gpus_are_found_by_their_device_files(tmp_path):
     assert intel.by_pid == {4242: pytest.approx(0.4, abs=0.05)}
     assert intel.sees_processes
     assert intel.busy is None
+
+
+# xdna-driver, and amdgpu_top's recorded samples; Intel's NPU has the memory lines only.
+XDNA = """drm-driver:\tamdxdna_accel_driver
+drm-client-id:\t4
+drm-pdev:\t0000:c5:00.1
+drm-engine-npu-amdxdna:\t{ns} ns
+drm-total-memory:\t16452 KiB
+"""
+IVPU = """drm-driver:\tintel_vpu
+drm-client-id:\t5
+drm-pdev:\t0000:00:0b.0
+drm-resident-memory:\t96 MiB
+"""
+
+
+def opened(root, pid, *files):
+    """A process with these device files open."""
+    (root / f"proc/{pid}/fd").mkdir(parents=True, exist_ok=True)
+    for number, (target, text) in enumerate(files):
+        link = root / f"proc/{pid}/fd/{number}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        put(root, f"proc/{pid}/fdinfo/{number}", text)
+
+
+def test_an_accel_device_is_an_npu_and_no_gpu(tmp_path):
+    source = LinuxDevices(tmp_path)
+    opened(tmp_path, 7, ("/dev/accel/accel0", XDNA.format(ns=0)))
+    source.read((7,))
+    source._at -= 1.0
+    opened(tmp_path, 7, ("/dev/accel/accel0", XDNA.format(ns=600_000_000)))
+    (npu,) = source.read((7,))
+    assert (npu.name, npu.kind, npu.sees_processes) == ("NPU 0000:c5:00.1", "NPU", True)
+    assert npu.by_pid == {7: pytest.approx(0.6, abs=0.05)}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "name"),
+    [
+        ("/dev/accel/accel0", IVPU, "NPU 0000:00:0b.0"),
+        # xe before Linux 6.11 tells memory only, and amdgpu no engine that was not used: ROCm's work goes past it.
+        ("/dev/dri/renderD128", XE.partition("drm-cycles")[0], "GPU 0000:03:00.0"),
+    ],
+)
+def test_a_driver_that_tells_memory_only_does_not_say_that_the_device_stood_still(tmp_path, file, text, name):
+    source = LinuxDevices(tmp_path)
+    opened(tmp_path, 7, (file, text))
+    source.read((7,))
+    (reading,) = source.read((7,))
+    assert (reading.name, reading.sees_processes, reading.busy) == (name, False, None)
+    assert reading.memory_bytes > 0
+    kind = reading.kind
+    assert kind not in weigh([Sample(2.0, 1.0, {}, (reading,))], 7, (), None).busy
+
+
+def test_two_processors_have_parts_of_the_same_names(tmp_path):
+    for package in (0, 1):
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{package}/name", f"package-{package}")
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{package}/energy_uj", 0)
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{package}:0/name", "dram")
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{package}:0/energy_uj", 0)
+    source = LinuxDevices(tmp_path)
+    source.read(())
+    source._at -= 1.0
+    put(tmp_path, "sys/class/powercap/intel-rapl:1:0/energy_uj", 3_000_000)
+    found = {reading.name: round(reading.watts) for reading in source.read(())}
+    assert found == {"package-0": 0, "package-1": 0, "package-0 dram": 0, "package-1 dram": 3}
 
 
 def test_amds_own_figure(tmp_path):
