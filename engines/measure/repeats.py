@@ -7,6 +7,7 @@ from dataclasses import replace
 from engines.measure import limit
 from engines.measure.records import Case, LaneResult, Measurement, Repeat, utc_now
 from engines.protocol import Failed, Finished
+from engines.telemetry.placement import CONTRADICTED, Placement
 
 
 def repeat_of(
@@ -32,10 +33,18 @@ def repeat_of(
     )
 
 
-def refusal(measurement: Measurement, result: LaneResult, case: Case, repeat: Repeat) -> str | None:
-    """Why a finished repeat is no measurement; None when it is one."""
+def refusal(
+    measurement: Measurement,
+    result: LaneResult,
+    case: Case,
+    repeat: Repeat,
+    placement: Placement | None = None,
+) -> str | None:
+    """Why a finished repeat is no measurement; None when it is one. `placement`: where it ran."""
     if repeat.failure is not None:
         return None
+    if placement is not None and placement.badge == CONTRADICTED:
+        return f"did not run where it claims: {placement.evidence[-1].rstrip('.')}"
     if len(repeat.token_offsets_s) != case.new_tokens:
         return f"ended after {len(repeat.token_offsets_s):,} of {case.new_tokens:,} tokens"
     if case.prompt_tokens and repeat.prompt_tokens != case.prompt_tokens:

@@ -51,12 +51,13 @@ class Speed:
         if isinstance(outcome, Failed) and outcome.kind == "cancelled":
             raise LaneEndsError(outcome)
         repeat = self._quiet.marked(repeat_of(case, step.round, attempt, outcome, at), lease)
+        placement = lease.observed.placement if lease.observed else None
         repeat = replace(
             repeat,
             energy_j=energy_j,
             temperature_c=machine.temperature_c(),
             clock_mhz=machine.clock_mhz(),
-            refused=refusal(self._standing.measurement, result, case, repeat),
+            refused=refusal(self._standing.measurement, result, case, repeat, placement),
         )
         self._book(step, case, repeat, Ran(outcome, lease.loaded, lease.model, lease.observed))
 

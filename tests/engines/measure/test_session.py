@@ -12,6 +12,7 @@ from engines.measure.records import Case, Suite
 from engines.measure.session import Session
 from engines.runtime import lease
 from engines.runtime.manager import EngineManager
+from engines.telemetry import placement
 from tests.helpers.measuring import LONG, SHORT, TINY, Told, Weights, session
 from tests.helpers.measuring import lane as a_lane
 from tests.helpers.worlds import SPECS
@@ -115,6 +116,25 @@ def test_a_disturbed_repeat_is_marked_told_and_done_again(manager):
     assert (second.disturbed, second.attempt) == (False, 2)
     assert first.prompt_sha256 != second.prompt_sha256
     assert [r.counts for r in (first, second)] == [False, True]
+
+
+def test_a_lane_that_leaves_its_device_in_the_middle_never_wins(manager, monkeypatch):
+    """A driver that gives up under way: the library goes on naming the device, and the processor does the work."""
+    seen, runs = placement.judge, itertools.count()
+
+    def judge(*arguments):
+        there = seen(*arguments)
+        why = "The GPU stood still while the processor worked."
+        return there if next(runs) < 3 else replace(there, badge="contradicted", evidence=("Asked.", why))
+
+    monkeypatch.setattr(placement, "judge", judge)
+    found = session(manager, GOOD, suite=replace(ONE_ROUND, passes=("speed",))).run()
+    result = found.lane(GOOD.key)
+    assert result.asked_device
+    assert (result.repeats[-1].counts, result.repeats[-1].status) == (False, "finished")
+    assert verdict.excluded(result, found) == (
+        "refused: did not run where it claims: The GPU stood still while the processor worked"
+    )
 
 
 def test_waiting_for_a_quiet_machine_ends_for_a_whole_measurement(manager, monkeypatch):
