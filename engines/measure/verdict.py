@@ -3,13 +3,14 @@
 1. A lane can win if it ran to the end on the device that was asked for, delivered every token that it was asked for
    from the prompt that all others got, at a rate the memory can deliver, and passed the quality gate.
 2. Of those, the one with the best median of the job's figure leads.
-3. It wins if its 95 % interval lies apart from the runner-up's and the medians differ by 3 % or more; else nobody.
+3. It wins if its 95 % interval lies apart from all others' and its median is 3 % or more ahead of the next; else
+   nobody.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engines.measure.records import (
@@ -64,16 +65,27 @@ def verdicts(measurement: Measurement) -> tuple[Verdict, ...]:
 
 
 def job_case(job: Job, measurement: Measurement) -> Case | None:
-    """The case that decides a job: the shortest or the longest prompt of the suite that any lane finished."""
+    """The case that decides a job: the shortest or the longest prompt that a lane finished which can win.
+
+    Where none can, any lane's: there is something to show then, and nobody to recommend.
+    """
+    lanes = measurement.measured
+    able = [result for result in lanes if excluded(result, measurement) is None] or lanes
     finished = [
-        case
-        for case in measurement.suite.cases
-        if any(counted(result.repeats, case.name) for result in measurement.measured)
+        case for case in measurement.suite.cases if any(counted(result.repeats, case.name) for result in able)
     ]
     if job.case is None or not finished:
         return None
     pick: Callable[..., Case] = min if job.case == "shortest" else max
-    return pick(finished, key=lambda case: case.prompt_tokens)
+    return pick(finished, key=lambda case: prompt_length(case, measurement))
+
+
+def prompt_length(case: Case, measurement: Measurement) -> int:
+    """Tokens of a case's prompt; of one that is taken whole, as the lanes counted them."""
+    if case.prompt_tokens:
+        return case.prompt_tokens
+    seen = (repeat for result in measurement.lanes for repeat in counted(result.repeats, case.name))
+    return max((repeat.prompt_tokens or 0 for repeat in seen), default=0)
 
 
 def excluded(result: LaneResult, measurement: Measurement) -> str | None:
@@ -83,7 +95,7 @@ def excluded(result: LaneResult, measurement: Measurement) -> str | None:
     if result.reference_only:
         return "only measured as the reference for the others' answers"
     if not result.asked_device:
-        return f"ran on {result.device}, not on {result.lane.target.device}"
+        return _misplaced(result)
     refused = next((repeat.refused for repeat in result.repeats if repeat.refused), None)
     if refused:
         return f"refused: {refused}"
@@ -95,6 +107,13 @@ def excluded(result: LaneResult, measurement: Measurement) -> str | None:
     if not result.quality.passed:
         return f"failed the quality gate: {'; '.join(result.quality.reasons)}"
     return None
+
+
+def _misplaced(result: LaneResult) -> str:
+    wanted, evidence = result.lane.target.device, (result.placement or {}).get("evidence")
+    if result.device == wanted and isinstance(evidence, list) and evidence:
+        return f"did not run on {wanted}: {str(evidence[-1]).rstrip('.')}"
+    return f"ran on {result.device}, not on {wanted}"
 
 
 def job_figure(result: LaneResult, job: Job, case: Case | None) -> Figure | None:
@@ -112,11 +131,11 @@ def verdict_for(job: Job, measurement: Measurement) -> Verdict:
     for result in measurement.measured:
         reason, made = excluded(result, measurement), job_figure(result, job, case)
         if reason is None and made is None:
-            reason = _not_measured(job)
+            reason = _not_measured(job, measurement)
         if reason is None and job.least_tok_s is not None:
             reason = _too_slow(result, measurement, job.least_tok_s)
         if reason is not None or made is None:
-            out[result.lane.key] = reason or _not_measured(job)
+            out[result.lane.key] = reason or _not_measured(job, measurement)
         else:
             figures[result.lane.key] = made
     better = -1 if job.metric in HIGHER_IS_BETTER else 1
@@ -144,13 +163,14 @@ def _decide(
     else:
         best, next_best = figures[first], figures[second]
         by = _advantage(best.median, next_best.median, job.metric)
-        clear = _is_clear(best, next_best, by)
+        others = {key: figures[key] for key in ranking[1:]}
+        clear = _is_clear(best, others, by)
         winner, confidence = (first, "clear") if clear else (None, "unclear")
         because.append(
             f"{what[0].upper() + what[1:]}: {first} {_spelled(job, best)}, "
             f"{second} {_spelled(job, next_best)}."
         )
-        because.append(_clearness(best, next_best, by, clear))
+        because.append(_clearness(best, others, by, clear))
     because += [f"{key} cannot win: {reason}." for key, reason in out.items() if first or not _shared(out)]
     return Verdict(
         job=job.name,
@@ -175,18 +195,27 @@ def _advantage(best: float, next_best: float, metric: str) -> float | None:
     return over / under - 1 if under > 0 else None
 
 
-def _is_clear(best: Figure, next_best: Figure, by: float | None) -> bool:
+def _is_clear(best: Figure, others: Mapping[str, Figure], by: float | None) -> bool:
+    """`others`: the runner-up first. One behind it whose values scatter widely may be better as well."""
+    next_best = next(iter(others.values()))
     enough = min(best.n, next_best.n) >= LEAST_REPEATS
-    return enough and by is not None and by >= LEAST_DIFFERENCE and apart(best, next_best)
+    known = enough and by is not None and by >= LEAST_DIFFERENCE
+    return known and all(apart(best, other) for other in others.values())
 
 
-def _clearness(best: Figure, next_best: Figure, by: float | None, clear: bool) -> str:
+def _clearness(best: Figure, others: Mapping[str, Figure], by: float | None, clear: bool) -> str:
+    next_best = next(iter(others.values()))
     if clear:
         return f"Their 95 % intervals lie apart, and {percent(by or 0)} is a difference one notices."
     if min(best.n, next_best.n) < LEAST_REPEATS:
         return f"No clear winner: fewer than {LEAST_REPEATS} undisturbed repeats are no basis."
     if not apart(best, next_best):
         return "No clear winner: their 95 % intervals overlap."
+    if by is None:
+        return "No clear winner: how much better than the runner-up cannot be said of 0."
+    wide = next((key for key, other in others.items() if not apart(best, other)), None)
+    if by >= LEAST_DIFFERENCE and wide is not None:
+        return f"No clear winner: the 95 % interval of {wide} overlaps the leader's."
     gain, least = percent(by or 0, digits=1), percent(LEAST_DIFFERENCE)
     return f"No clear winner: {gain} is less than the {least} one would notice."
 
@@ -201,8 +230,9 @@ def _spelled(job: Job, made: Figure) -> str:
     return f"{median:.3g} {unit} ({low:.3g}–{high:.3g})"
 
 
-def _not_measured(job: Job) -> str:
-    if job.metric == "joules_per_token":
+def _not_measured(job: Job, measurement: Measurement) -> str:
+    told = any(repeat.energy_j is not None for r in measurement.measured for repeat in r.repeats)
+    if job.metric == "joules_per_token" and not told:
         return "energy cannot be measured on this machine"
     return f"its {METRIC_TITLES[job.metric]} was not measured"
 
@@ -285,7 +315,7 @@ def overtakes_after(fast: LaneResult, soon: LaneResult, case: Case) -> int | Non
 
 def decode_rate(result: LaneResult, measurement: Measurement) -> float | None:
     """Median decode rate in the case with the shortest prompt that the lane finished."""
-    for case in sorted(measurement.suite.cases, key=lambda case: case.prompt_tokens):
+    for case in sorted(measurement.suite.cases, key=lambda case: prompt_length(case, measurement)):
         made = case_figures(result.repeats, case.name).get("decode_tok_s")
         if made is not None:
             return made.median

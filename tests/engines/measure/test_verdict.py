@@ -106,6 +106,51 @@ def test_each_job_has_its_own_winner_and_the_crossing_is_named():
     assert any("For fewer than 400 prompts" in line for line in short.would_change)
 
 
+def test_a_lane_behind_the_runner_up_that_scatters_widely_may_be_the_best_as_well():
+    made = measured(result("100"), result("20", gap=0.06), result("fast", gap=0.07, wobble=0.06))
+    found = verdict.verdict_for(SHORT_JOB, made)
+    assert (found.winner, found.confidence, found.runner_up) == (None, "unclear", "echo/CPU/20")
+    assert "interval of echo/CPU/fast overlaps" in found.because[1]
+
+
+def test_a_lane_that_cannot_win_does_not_choose_the_longest_prompt():
+    """The only one whose context holds the book writes garbage: the others are judged by what they can do."""
+    garbage = result("fast", quality=replace(GOOD, passed=False, reasons=("garbage",)))
+    short = [
+        replace(r, repeats=tuple(repeat for repeat in r.repeats if repeat.case == "chat"))
+        for r in (result("100"), result("20", gap=0.08))
+    ]
+    found = verdict.verdict_for(LONG_JOB, measured(garbage, *short))
+    assert (found.winner, found.confidence) == ("echo/CPU/100", "clear")
+    assert verdict.job_case(LONG_JOB, measured(garbage)) == BOOK
+
+
+def test_of_prompts_that_are_taken_whole_the_longest_is_the_one_that_was():
+    whole = tuple(replace(case, prompt_tokens=0) for case in SUITE.cases)
+    for cases in (whole, whole[::-1]):
+        made = replace(measured(result("100")), suite=replace(SUITE, cases=cases))
+        assert [verdict.job_case(job, made).name for job in (SHORT_JOB, LONG_JOB)] == ["chat", "book"]
+
+
+def test_what_took_nothing_at_all_is_no_certain_winner():
+    nothing, something = (
+        replace(r, repeats=tuple(replace(repeat, energy_j=joules) for repeat in r.repeats))
+        for r, joules in ((result("100"), 0.0), (result("20"), 2.0))
+    )
+    found = verdict.verdict_for(BATTERY, measured(nothing, something, result("fast")))
+    assert (found.winner, found.by, found.confidence) == (None, None, "unclear")
+    assert "cannot be said of 0" in found.because[1]
+    assert found.excluded["echo/CPU/fast"] == "its energy per token was not measured"
+
+
+def test_a_lane_that_lied_about_its_device_is_told_with_the_evidence():
+    evidence = ["Asked for CPU.", "The NPU stood still while the processor worked."]
+    liar = replace(result("100"), asked_device=False, placement={"evidence": evidence})
+    assert verdict.excluded(liar, measured(liar)) == (
+        "did not run on CPU: The NPU stood still while the processor worked"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
