@@ -122,8 +122,8 @@ def _check(measurement: Measurement) -> None:
     for result in measurement.lanes:
         for repeat in result.repeats:
             offsets = repeat.token_offsets_s
-            if offsets and (offsets[0] < 0 or any(b < a for a, b in itertools.pairwise(offsets))):
-                raise ValueError(f"times of {result.lane.key} run backwards")
+            if offsets and (offsets[0] <= 0 or any(b < a for a, b in itertools.pairwise(offsets))):
+                raise ValueError(f"times of {result.lane.key} run backwards or begin at once")
 
 
 def _lane_from(lane: Mapping[str, Any]) -> dict[str, Any]:

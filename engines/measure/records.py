@@ -145,7 +145,8 @@ class Repeat:
     @property
     def counts(self) -> bool:
         """Whether figures may be made of it."""
-        return self.status == "finished" and self.refused is None and not self.disturbed
+        whole = self.status == "finished" and bool(self.token_offsets_s)
+        return whole and self.refused is None and not self.disturbed
 
 
 METRICS = ("ttft_s", "prefill_tok_s", "decode_tok_s", "answer_s", "itl_p95_s", "joules_per_token")

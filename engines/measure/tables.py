@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,22 +106,22 @@ def headline(verdict: Verdict) -> str:
 
 def markdown(measurement: Measurement) -> str:
     """The report as Markdown."""
-    lines = [f"# Measurement of {measurement.model}", ""]
+    lines = [f"# Measurement of {_plain(measurement.model)}", ""]
     told = (measurement.created_at, measurement.suite.title, measurement.contract, measurement.status)
-    lines += [" · ".join(told), ""]
+    lines += [_plain(" · ".join(told)), ""]
     lines += ["## Verdict", ""]
     for verdict in verdicts(measurement):
         lines += [
-            f"**{verdict.title}: {headline(verdict)}**",
+            f"**{verdict.title}: {_plain(headline(verdict))}**",
             "",
-            *(f"- {line}" for line in verdict.because),
+            *(f"- {_plain(line)}" for line in verdict.because),
             "",
         ]
     lines += ["## Figures", "", "Medians, with the 95 % interval in parentheses.", ""]
     lines += _md_table(
         ("lane", "case", *(f"{METRIC_TITLES[m]} ({UNITS[m]})" for m in METRICS), "repeats"),
         (
-            (_crossed(row), row.case, *(spelled(row.figures.get(m)) for m in METRICS), _repeats(row))
+            (_crossed(row), _plain(row.case), *(spelled(row.figures.get(m)) for m in METRICS), _repeats(row))
             for row in rows(measurement)
         ),
     )
@@ -138,14 +139,14 @@ def markdown(measurement: Measurement) -> str:
         ),
         (
             (
-                result.lane.key,
-                result.device or "–",
+                _plain(result.lane.key),
+                _plain(result.device or "–"),
                 _gb(result.weight_bytes),
                 _percent(share_of_limit(result, measurement)),
                 _gb(result.peak_rss_bytes),
                 "–" if result.ledger.load_s is None else f"{result.ledger.load_s:.2f} s",
                 _quality(result),
-                excluded(result, measurement) or "",
+                _plain(excluded(result, measurement) or ""),
             )
             for result in measurement.measured
         ),
@@ -155,20 +156,28 @@ def markdown(measurement: Measurement) -> str:
         lines += ["", "## Other benchmarks, under their own rules", ""]
         lines += _md_table(
             ("contract", "what", "test", "figure", "value"),
-            ((r.contract, r.label, r.test, r.metric, f"{r.value:.4g}") for r in measurement.foreign),
+            (
+                (*map(_plain, (r.contract, r.label, r.test, r.metric)), f"{r.value:.4g}")
+                for r in measurement.foreign
+            ),
         )
     return "\n".join(lines) + "\n"
 
 
+def _plain(text: str) -> str:
+    """Text that is neither HTML nor Markdown, on one line; underscores inside words mean nothing there."""
+    return re.sub(r"([\\`*<|~]|\](?=\())", r"\\\1", " ".join(text.split()))
+
+
 def _md_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
     return [line(head), "|" + "---|" * len(head), *(line(cells) for cells in body)]
 
 
 def _crossed(row: Row) -> str:
-    return f"~~{row.lane}~~" if row.excluded else row.lane
+    return f"~~{_plain(row.lane)}~~" if row.excluded else _plain(row.lane)
 
 
 def _quality(result: LaneResult) -> str:
@@ -179,7 +188,9 @@ def _quality(result: LaneResult) -> str:
 
 
 def _facts(facts: Any) -> list[str]:
-    return [f"- {name.replace('_', ' ')}: {value}" for name, value in facts.items() if value is not None]
+    return [
+        _plain(f"- {name.replace('_', ' ')}: {value}") for name, value in facts.items() if value is not None
+    ]
 
 
 def _gb(count: int | None) -> str:

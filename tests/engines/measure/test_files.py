@@ -224,6 +224,17 @@ def test_every_repeat_is_a_line_of_the_csv_and_no_formula():
     assert float(lines[0]["decode_tok_s"]) == pytest.approx(20.0)
 
 
+def test_names_from_elsewhere_are_text_in_markdown_and_nothing_else():
+    evil = "org/<img src=x>|a*b*`c`[d](javascript:e)\n# head"
+    failed = replace(result("100"), failure=Failed("error", "first <b>\nsecond"), device=evil)
+    row = foreign.ForeignRow("llama-bench", evil, "pp1", "tok_s", 1.0)
+    made = replace(measured(failed, foreign=(row,), machine={"processor": evil}), model=evil)
+    lines = tables.markdown(made).splitlines()
+    assert lines[0] == (r"# Measurement of org/\<img src=x>\|a\*b\*\`c\`[d\](javascript:e) # head")
+    assert not [line for line in lines[1:] if line.startswith(("# ", "second"))]
+    assert not [line for line in lines if "<" in line.replace(r"\<", "")]
+
+
 def test_an_excluded_lane_is_crossed_out_with_the_reason():
     bad = replace(result("fast"), asked_device=False)
     text = tables.markdown(measured(bad, result("20")))
@@ -344,6 +355,7 @@ def hurt(change):
         lambda d: d["lanes"][0].update(weight_bytes=True),
         lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[0.2, 0.1]),
         lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[-1.0, 0.1]),
+        lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[0.0, 0.1]),
         lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[float("nan")]),
         lambda d: d["lanes"][0]["repeats"][0].update(token_offsets_s=[float("inf")]),
         lambda d: d["lanes"][0]["repeats"][0].update(total_s=10**400),
@@ -366,3 +378,10 @@ def test_what_is_derived_is_made_anew_and_never_believed():
     found = document.loads(text)
     assert document.to_document(found)["lanes"][1]["medians"]["chat"]
     assert found == measured(result("100"), result("20"))
+
+
+def test_a_repeat_without_a_token_counts_nowhere_whatever_its_file_says():
+    found = document.loads(hurt(lambda d: [r.update(token_offsets_s=[]) for r in d["lanes"][0]["repeats"]]))
+    made = document.to_document(found)
+    assert made["lanes"][0]["excluded"] == "no repeat was finished"
+    assert len(list(foreign.llama_bench_lines(found))) == 4  # the other lane's
