@@ -56,6 +56,7 @@ HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
+_ABSOLUTE = re.compile(r"https?://(?P<host>[^/?#]*)(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MOST_BODY_BYTES = 40 * 2**20
 """Of the owner's requests: the longest prompt, a few times over. A visitor's is a tenth of it."""
@@ -71,6 +72,10 @@ _UPLOAD = "/gradio_api/upload"
 
 class _TooLargeError(Exception):
     """More came than may come."""
+
+
+class _NoJsonError(Exception):
+    """What is called JSON is not written in UTF-8."""
 
 
 class _TooSlowError(Exception):
@@ -129,6 +134,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
+        _name_by_target(scope)
         request = Request(scope)
         send = _with_headers(send, request)
         refusal = self._stranger(request) or self._foreign_page(request)
@@ -178,8 +184,7 @@ class Guard:
         kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
         if kind == "application/json" or request.path.startswith("/v1/"):
             return None
-        takes_files = request.path.startswith((_UPLOAD, "/gradio_api/component_server"))
-        if kind == "multipart/form-data" and takes_files:
+        if kind == "multipart/form-data" and request.path == _UPLOAD:
             return None
         if kind == "application/x-www-form-urlencoded" and request.path.startswith(("/login", "/logout")):
             return None
@@ -285,6 +290,8 @@ class Guard:
             if announced is not None and (not announced.isdigit() or int(announced) > most):
                 raise _TooLargeError
             bounded = _bounded(receive, most, from_a_stranger=login is None)
+            if _brings_json(request):
+                bounded = _again(as_text(await _whole(bounded)), bounded)
             if login is not None:
                 names, bounded = await _session_names(request, bounded)
                 if any(not self._owns(name, login) for name in names):
@@ -296,6 +303,8 @@ class Guard:
                 await _refuse(
                     request.scope, send, 413, f"That is too large: at most {most // 2**20} MB are taken here."
                 )
+        except _NoJsonError:
+            await _refuse(request.scope, send, 400, "JSON comes in UTF-8 here.")
         except _TooSlowError:
             if not started.is_set():
                 await _refuse(request.scope, send, 408, "The request did not come to its end in time.")
@@ -391,6 +400,16 @@ class Guard:
         return text.encode("ascii")
 
 
+def _name_by_target(scope: Scope) -> None:
+    """A target that names a server (`GET http://host/path`, as to a proxy) says more than `Host`: RFC 9112, 3.2.2."""
+    found = _ABSOLUTE.fullmatch(scope.get("path", ""))
+    if found is None:
+        return
+    path = found["path"] or "/"
+    others = [(name, value) for name, value in scope["headers"] if name.lower() != b"host"]
+    scope.update(path=path, raw_path=path.encode(), headers=[(b"host", found["host"].encode()), *others])
+
+
 # --- answers -----------------------------------------------------------------------------------------------
 
 
@@ -423,13 +442,14 @@ def _with_cookie(send: Send, cookie: bytes) -> Send:
 
 
 async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
-    """One sentence, in the form that both people and Gradio's browser side read."""
+    """One sentence, in the form that both people and Gradio's browser side read; on the API's paths, in OpenAI's."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": text[:120]})
         return
-    await _reply(
-        send, status, json.dumps({"detail": text}).encode(), [(b"content-type", b"application/json")]
-    )
+    told: dict[str, Any] = {"detail": text}
+    if scope["path"].startswith(("/v1/", "/api/")):
+        told = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+    await _reply(send, status, json.dumps(told).encode(), [(b"content-type", b"application/json")])
 
 
 async def _reply(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
@@ -481,13 +501,32 @@ async def _session_names(request: Request, receive: Receive) -> tuple[list[str],
         return [request.path.removeprefix(_HEARTBEAT)], receive
     if request.path == "/gradio_api/queue/data":
         return [request.query("session_hash") or ""], receive
-    kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
-    if request.method != "POST" or kind != "application/json" or not request.path.startswith("/gradio_api/"):
+    if not _brings_json(request) or not request.path.startswith("/gradio_api/"):
         return [], receive
     body = await _whole(receive)
-    return _named_in(body), _again(without_surrogates(body), receive)
+    return _named_in(body), _again(body, receive)
 
 
+def _brings_json(request: Request) -> bool:
+    return request.method not in SAFE_METHODS and bool(_JSON_KIND.match(request.header("content-type") or ""))
+
+
+def as_text(body: bytes) -> bytes:
+    """A JSON body as everybody behind the guard may read it: UTF-8, and no text in it that is none.
+
+    Python's reader takes UTF-16, UTF-32 and lone surrogates, too, in which the guard would look for names in vain;
+    RFC 8259 does not. Raises _NoJsonError.
+    """
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _NoJsonError from error
+    if b"\0" in body:  # no JSON has one, except in UTF-16 and UTF-32
+        raise _NoJsonError
+    return without_surrogates(body)
+
+
+_JSON_KIND = re.compile(r"\s*application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 

@@ -29,6 +29,11 @@ def split_host(text: str) -> tuple[str, int | None] | None:
     if found is None:
         return None
     name = found["name"].strip("[]").lower().rstrip(".")
+    if ":" in name:
+        try:
+            name = ip_address(name).compressed  # one address has many spellings
+        except ValueError:
+            return None
     return name, int(found["port"]) if found["port"] else None
 
 

@@ -13,7 +13,7 @@ from storage.database import close_to_others
 from storage.recorder import RETRY_S
 from storage.store import Store
 from tests.helpers.http import ask
-from ui.share.guard import without_surrogates
+from ui.share.guard import _NoJsonError, as_text, without_surrogates
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows keeps the profile folder private instead")
 
@@ -31,6 +31,15 @@ posix = pytest.mark.skipif(os.name != "posix", reason="Windows keeps the profile
 )
 def test_half_a_pair_becomes_a_sign_that_is_text(body, text):
     assert json.loads(without_surrogates(body)) == {"t": text}
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"t": "\xed\xa0\x80"}', '{"t": "\\ud800"}'.encode("utf-16-le"), b'{"t": "\xff"}']
+)
+def test_what_is_not_written_in_utf_8_is_no_json(body):
+    """Python's reader would take the first two, with half a pair in the text."""
+    with pytest.raises(_NoJsonError):
+        as_text(body)
 
 
 def test_names_and_nested_text_are_made_safe_too():

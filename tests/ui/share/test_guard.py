@@ -23,7 +23,7 @@ def port_of(arena) -> int:
 # --- which address -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "LOCALHOST", "localhost."])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "[0:0::0:1]", "LOCALHOST", "localhost."])
 def test_the_names_of_this_computer_are_ours(arena, host):
     assert ask(arena.address, host=f"{host}:{port_of(arena)}").status == 200
 
@@ -60,6 +60,25 @@ def test_a_foreign_name_reaches_no_handler(arena):
     for path in (JOIN, "/gradio_api/run/predict", "/gradio_api/component_server", "/gradio_api/upload"):
         assert ask(arena.address, path, json_body=body, host="evil.example").status == 421
     assert ask(arena.address, JOIN, method="OPTIONS", host="evil.example").status == 421
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://127.0.0.1:{port}/config", "127.0.0.1:{port}", b"200"),
+        ("HTTP://LOCALHOST:{port}/config?x=1", "whatever.example", b"200"),
+        ("http://localhost:{port}", "localhost:{port}", b"200"),
+        ("http://evil.example/health", "127.0.0.1:{port}", b"421"),
+        ("http://localhost:{port}@evil.example/health", "127.0.0.1:{port}", b"421"),
+        ("ftp://localhost:{port}/health", "127.0.0.1:{port}", b"404"),
+    ],
+)
+def test_a_target_that_names_a_server_counts_before_its_host(arena, target, host, status):
+    port = port_of(arena)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        request = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        line.sendall(request.format(port=port).encode())
+        assert line.recv(1000).split()[1] == status
 
 
 def test_a_host_sent_twice_is_refused(arena):

@@ -180,6 +180,36 @@ def test_another_logins_session_cannot_be_used(shared, visitor):
         assert ask(shared.address, f"{API}/heartbeat/owners-page", cookie=cookie).status == 403
 
 
+@pytest.mark.parametrize("written", ["utf-16", "utf-16-be", "utf-32", "utf-8-sig"])
+def test_a_session_is_somebody_elses_in_whatever_letters_its_name_is_written(shared, visitor, written):
+    """Python's reader of JSON takes them all; the guard once looked for the name in UTF-8 only."""
+    assert shared.door.sessions.use("owners-page", shared.door.logins.find(shared.owner().split("=", 1)[1]))
+    body = json.dumps({"data": [], "fn_index": 0, "session_hash": "owners-page"}).encode(written)
+    for path in ("queue/join", "run/predict", "cancel", "component_server"):
+        answer = ask(
+            shared.address,
+            f"{API}/{path}",
+            method="POST",
+            body=body,
+            cookie=visitor,
+            content_type="application/json",
+        )
+        assert answer.status == (403 if written == "utf-8-sig" else 400), path
+
+
+def test_a_session_is_named_in_no_form(shared, visitor):
+    form = '--x\r\nContent-Disposition: form-data; name="session_hash"\r\n\r\nowners-page\r\n--x--\r\n'
+    answer = ask(
+        shared.address,
+        f"{API}/component_server",
+        method="POST",
+        body=form,
+        cookie=visitor,
+        content_type="multipart/form-data; boundary=x",
+    )
+    assert answer.status == 415
+
+
 def test_another_visitors_page_key_shows_nothing(shared, visitor):
     other = shared.visitor()
     live = next(b for b in shared.visitors_page.blocks.values() if server_functions(b))
