@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engines.protocol import RunMetrics
 from ui.api import shapes
 from ui.api.api import Api
 from ui.api.errors import ApiError
 from ui.api.lanes import AUTO, Lane, lane_name
-from ui.api.requests import ChatMessage, ChatRequest, chat_of
+from ui.api.requests import ChatMessage, ChatRequest, chat_of, without_idle_fields
 from ui.api.running import Running
 from ui.api.streams import Stream
 from ui.chat.run_view import RunView
@@ -32,21 +32,35 @@ _OPTIONS = {
 }
 _NO_MATTER = {"num_ctx", "num_keep", "num_batch", "num_gpu", "num_thread", "use_mmap", "main_gpu"}
 """Options about how Ollama itself would run a model."""
+_HARMLESS = {
+    "tools": (None, []),
+    "format": (None, ""),
+    "logprobs": (None, False),
+    "top_logprobs": (None, 0),
+}
+"""Fields that nothing here obeys -> the values that ask for nothing: Ollama's own clients send them always."""
 
 
 class OllamaChat(BaseModel):
     model_config = ConfigDict(extra="forbid")
     model: str = Field(default=AUTO, max_length=500)
     messages: list[ChatMessage] = Field(min_length=1)
-    stream: bool = True
+    stream: bool | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
     keep_alive: Any = None
     options: dict[str, Any] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_cannot_be(cls, fields: Any) -> Any:
+        return without_idle_fields(fields, _HARMLESS)
 
     def translated(self) -> ChatRequest:
         """The same as an OpenAI request; raises ApiError for an option that nothing here obeys."""
         fields: dict[str, Any] = {}
         for name, value in (self.options or {}).items():
+            if value is None:
+                continue
             if name not in _OPTIONS and name not in _NO_MATTER:
                 raise ApiError(400, f"The option “{name}” is not supported.", param=f"options.{name}")
             if name in _OPTIONS and not (
@@ -95,7 +109,7 @@ def add_ollama(app: FastAPI, api: Api) -> None:
         target = await api.lane(asked.model, caller)
         talk = chat_of([message.message() for message in asked.messages])
         running = await api.run(target, talk, asked.settings(talk.system_prompt), caller)
-        if body.stream:
+        if body.stream is not False:
             await running.begin(api.patience_s)
             return Stream(_lines(running, body.model), running.stop, "application/x-ndjson")
         view = await running.to_the_end(request.receive)

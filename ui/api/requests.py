@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -85,6 +85,9 @@ class ChatMessage(BaseModel):
     content: str | list[TextPart] | None = None
     tool_calls: list[Any] | None = Field(default=None, max_length=0)
     function_call: None = None
+    images: list[Any] | None = Field(default=None, max_length=0)
+    """Ollama's place for them."""
+    audio: None = None
 
     def message(self) -> Message:
         content = self.content if isinstance(self.content, str) else ""
@@ -120,17 +123,7 @@ class _Request(_Body):
     @model_validator(mode="before")
     @classmethod
     def _refuse_what_cannot_be(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        for name, harmless in _HARMLESS.items():
-            if name in fields and not _is_one_of(fields[name], harmless):
-                raise ApiError(
-                    400,
-                    f"“{name}” is not supported by the backends of this server.",
-                    param=name,
-                    code="unsupported",
-                )
-        return {name: value for name, value in fields.items() if name not in _HARMLESS}
+        return without_idle_fields(fields, _HARMLESS)
 
     def thinking(self) -> bool | None:
         """Whether to think first; None: as the model does by itself."""
@@ -151,7 +144,7 @@ class _Request(_Body):
             top_p=self.top_p,
             top_k=self.top_k or None,
             repetition_penalty=self.repetition_penalty,
-            seed=None if self.seed is None else self.seed % 2**32,
+            seed=None if self.seed is None else self.seed % 2**31,  # what every engine can take
             stop=self.stops(),
             frequency_penalty=self.frequency_penalty or None,
             presence_penalty=self.presence_penalty or None,
@@ -161,6 +154,17 @@ class _Request(_Body):
 
 def _thinks(effort: Effort | None) -> bool | None:
     return None if effort is None else effort not in ("none", "minimal")
+
+
+def without_idle_fields(fields: Any, harmless: Mapping[str, Sequence[Any]]) -> Any:
+    """A body without the fields that nothing here obeys; raises ApiError where one of them asks for something."""
+    if not isinstance(fields, dict):
+        return fields
+    for name in fields.keys() & harmless.keys():
+        if not _is_one_of(fields[name], harmless[name]):
+            message = f"“{name}” is not supported by the backends of this server."
+            raise ApiError(400, message, param=name, code="unsupported")
+    return {name: value for name, value in fields.items() if name not in harmless}
 
 
 def _is_one_of(value: Any, harmless: Sequence[Any]) -> bool:

@@ -61,7 +61,7 @@ class Writer:
             "top_p": body.top_p if body.top_p is not None else 1.0,
             "truncation": "disabled",
             "usage": None,
-            "metadata": body.metadata if isinstance(body.metadata, dict) else {},
+            "metadata": _texts_of(body.metadata),
         }
 
     def _message_item(self, text: str, status: str) -> dict[str, Any]:
@@ -136,6 +136,12 @@ class Writer:
 
     def _where(self, thought: str) -> dict[str, Any]:
         return {"item_id": self._message_id, "output_index": int(bool(thought)), "content_index": 0}
+
+
+def _texts_of(metadata: Any) -> dict[str, str]:
+    """What a client hung on its request, given back; texts are all that OpenAI takes there."""
+    found = metadata if isinstance(metadata, dict) else {}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def _text_part(text: str) -> dict[str, Any]:

@@ -67,8 +67,12 @@ class BesidePage:
         self._page, self._api = page, api
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"].startswith(self.PATHS)
-        await (self._api if ours else self._page)(scope, receive, send)
+        if scope["type"] != "http" or not scope["path"].startswith(self.PATHS):
+            await self._page(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":  # the same answer; the web server leaves its body out
+            scope["method"] = "GET"
+        await self._api(scope, receive, send)
 
 
 # --- routes ------------------------------------------------------------------------------------------------
@@ -270,9 +274,11 @@ async def _no_route(_request: Request, error: Exception) -> Response:
         404: f"There is no {_request.url.path} here.",
         405: f"{_request.url.path} does not take {_request.method}.",
     }
-    return await _told(
+    told = await _told(
         _request, ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
     )
+    told.headers.update(error.headers or {})
+    return told
 
 
 async def _bug(_request: Request, error: Exception) -> Response:

@@ -48,6 +48,7 @@ def test_thoughts_stand_apart(second):
         ({"options": {"num_predict": 0}}, "options.num_predict"),
         ({"tools": [{}]}, "tools"),
         ({"format": "json"}, "format"),
+        ({"messages": [{"role": "user", "content": "Look", "images": ["aGk="]}]}, "messages[0].images"),
         ({"messages": [{"role": "tool", "content": "4"}]}, "messages[0].role"),
     ],
 )
@@ -55,6 +56,20 @@ def test_what_cannot_be_obeyed_is_refused_by_name(served, fields, param):
     answer = post(served, {**CHAT, **fields})
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [], "stream": False},  # what Ollama's own Python client sends with every chat
+        {"format": "", "options": {}, "keep_alive": "5m", "tools": None},
+        {"stream": None, "options": {"temperature": None, "mirostat": None, "seed": -1}},
+    ],
+)
+def test_fields_that_ask_for_nothing_are_taken(served, fields):
+    answer = post(served, {**CHAT, **fields})
+    assert answer.status_code == 200, answer.text
+    assert (len(answer.text.splitlines()) > 1) == (fields.get("stream", True) is not False)
 
 
 def test_the_same_doors_stand_before_these_routes(served):

@@ -363,6 +363,11 @@ IMAGE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="
             {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}, *HELLO]},
             "messages[0].tool_calls",
         ),
+        ({"messages": [{"role": "user", "content": "Look", "images": ["aGk="]}]}, "messages[0].images"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "audio": {"id": "a"}}, *HELLO]},
+            "messages[0].audio",
+        ),
         ({"model": 5}, "model"),
     ],
 )
@@ -382,6 +387,7 @@ def test_what_cannot_be_obeyed_is_refused_by_name(served, fields, param):
         {"tools": [], "tool_choice": "none", "n": 1, "logprobs": False, "logit_bias": {}},
         {"response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"}, "store": False},
         {"frequency_penalty": 0, "presence_penalty": 0.0, "top_p": 1, "parallel_tool_calls": True},
+        *({"seed": seed} for seed in (-1, 2**31, 3_000_000_000, 2**63, -(2**63))),
         {"service_tier": "auto", "stream": None, "stop": None, "seed": None, "temperature": None},
     ],
 )
@@ -458,3 +464,38 @@ def test_other_paths_and_methods_are_told_in_the_same_shape(served):
     answer = httpx.get(f"{served.base}/chat/completions")
     assert answer.status_code == 405
     assert "GET" in answer.json()["error"]["message"]
+    assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["health", "v1/models", f"v1/models/{ECHO}", "api/version", "api/tags"])
+def test_what_can_be_got_can_be_asked_for_by_head(served, path):
+    answer = httpx.head(f"{served.address}{path}")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) == len(httpx.get(f"{served.address}{path}").content)
+
+
+HALF = "half \\ud83d of a pair"
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("chat/completions", '{"messages": [{"role": "user", "content": "HALF"}]}'),
+        ("completions", '{"prompt": "HALF"}'),
+        ("responses", '{"input": "HALF", "instructions": "HALF", "metadata": {"a": "HALF", "b": NaN}}'),
+    ],
+)
+@pytest.mark.parametrize("stream", ["true", "false"])
+def test_half_a_surrogate_pair_and_what_is_no_number_end_no_answer(served, path, fields, stream):
+    body = f'{{"model": "{ECHO}", "stream": {stream}, {fields.replace("HALF", HALF)[1:]}'
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{served.base}/{path}", content=body, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert "NaN" not in answer.text
+    assert "\ufffd" in answer.text or "\\ufffd" in answer.text
+    named = httpx.post(
+        f"{served.base}/{path}",
+        content=fields.replace("HALF", "x")[:-1] + ', "\\ud800": 1}',
+        headers=headers,
+    )
+    assert (named.status_code, named.json()["error"]["param"]) == (400, "\ufffd")
