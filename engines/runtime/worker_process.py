@@ -83,13 +83,16 @@ class WorkerProcess:
         self.ended = threading.Event()
         """Set when the process is gone and all it said, its crash included, has reached the listener."""
         self._popen: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
         self._problem: Failed | None = None
         self.crash: Failed | None = None
         """How it died, if it did and was not told to."""
 
     @property
     def pid(self) -> int | None:
-        return self._popen.pid if self._popen else None
+        """What it says itself once it has answered: the python.exe of a virtual environment on Windows only starts
+        the interpreter, and it is the interpreter that takes memory and works on a GPU."""
+        return self._pid
 
     @property
     def alive(self) -> bool:
@@ -119,7 +122,8 @@ class WorkerProcess:
                 )
         except OSError as error:
             return Failed("error", f"The worker could not be started with {self._interpreter}: {error}")
-        ours.add(self._popen.pid)
+        self._pid = self._popen.pid
+        ours.add(self._pid)
         for work in (self._read, self._write):
             threading.Thread(target=work, args=(self._popen,), name=f"worker-{self.pid}", daemon=True).start()
         if self._stopping:  # told to stop before there was a process
@@ -157,7 +161,8 @@ class WorkerProcess:
                     self._take(line)
                 process.wait()
         finally:
-            ours.discard(process.pid)
+            for pid in {process.pid, self._pid or process.pid}:
+                ours.discard(pid)
         self._outbox.put(None)
         if not self._stopping:
             self.crash = self._crash_report(process.returncode)
@@ -187,6 +192,8 @@ class WorkerProcess:
                 log.exception("a listener of worker %s failed on %s", self.pid, type(event).__name__)
 
     def _greet(self, ready: Ready) -> None:
+        self._pid = ready.pid
+        ours.add(ready.pid)
         if ready.protocol_version != PROTOCOL_VERSION:
             self._problem = Failed(
                 "error",

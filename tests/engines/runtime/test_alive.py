@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,6 +14,7 @@ from engines.environments.environments import Environments
 from engines.protocol import Failed, Finished, Generate, ProtocolError, Target, decode
 from engines.runtime.manager import EngineFailure, EngineManager
 from engines.runtime.worker_process import WorkerProcess
+from engines.telemetry.processes import ours
 from tests.helpers.worlds import ECHO, SLOW_ECHO, SPECS, DemoFolder, ask, bad, manager_on
 
 PATIENCE_S = 60
@@ -150,6 +153,30 @@ def test_what_is_sent_to_a_dead_worker_is_said_to_be_lost(make_manager, tmp_path
     worker.stop()
     assert not worker.send(Generate("r", ask()))
     assert worker.has_said_all()
+
+
+def launcher(folder: Path) -> Path:
+    """A Python that, like python.exe of a virtual environment on Windows, starts the interpreter as its child."""
+    if os.name == "nt":
+        return Path(sys.executable)
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nexit $?\n', encoding="utf-8")
+    script.chmod(0o700)
+    return script
+
+
+def test_of_a_launcher_and_its_interpreter_the_interpreter_is_looked_at(tmp_path):
+    worker = WorkerProcess(launcher(tmp_path), tmp_path / "worker.log")
+    try:
+        assert worker.start(lambda event: None) is None
+        looked_at = psutil.Process(worker.pid)
+        assert "engines.worker" in looked_at.cmdline()
+        assert not looked_at.children()
+        assert worker.rss_bytes() > 10_000_000
+        assert worker.pid in ours.pids()
+    finally:
+        worker.stop()
+    assert worker.pid not in ours.pids()
 
 
 class Breaking(DemoFolder):
