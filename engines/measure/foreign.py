@@ -6,6 +6,7 @@ tokens, under other rules, perhaps on another machine.
 llama-bench (JSON and JSON Lines; ggml-org/llama.cpp, tools/llama-bench): `avg_ts` is the mean of n / seconds over the
 repetitions, of n_prompt tokens (pp) or of n_gen tokens (tg); tg counts every token, there is no first one apart.
 llm_bench (openvinotoolkit/openvino.genai, tools/llm_bench): milliseconds; its first iteration is a warm-up, left out.
+What it could not measure is -1 or an empty text there; of a batch, a latency is that of all its sequences together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from engines.measure.records import ForeignRow, LaneResult, Measurement
 from engines.measure.spread import counted
 
 LLAMA_BENCH, LLM_BENCH = "llama-bench", "llm_bench"
+_MOST = 1e12
+"""No rate, latency or count is larger."""
 _KEPT = (
     "build_commit",
     "cpu_info",
@@ -45,7 +48,7 @@ def read(text: str) -> tuple[ForeignRow, ...]:
         else:
             flat = documents[0] if len(documents) == 1 and isinstance(documents[0], list) else documents
             rows = tuple(_llama_bench(entry) for entry in flat)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ForeignError(
             f"This is neither llama-bench's JSON or JSON Lines nor an llm_bench report ({error})."
         ) from error
@@ -58,7 +61,7 @@ def _documents(text: str) -> list[Any]:
     try:
         return [json.loads(text)]
     except ValueError:
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def _llama_bench(entry: Mapping[str, Any]) -> ForeignRow:
@@ -78,23 +81,29 @@ def _llama_bench(entry: Mapping[str, Any]) -> ForeignRow:
 def _llm_bench(report: Mapping[str, Any]) -> Iterator[ForeignRow]:
     metadata = report.get("metadata") or {}
     label = model_name(str(metadata.get("model") or "unnamed"))
-    detail = {name: metadata[name] for name in ("framework", "device", "precision") if name in metadata}
+    kept = ("framework", "device", "precision", "batch_size")
+    detail = {name: metadata[name] for name in kept if name in metadata}
+    batch = int(_known(detail.get("batch_size")) or 1)
     groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for result in report["perfdata"]["results"]:
-        if _count(result.get("iteration", 0)) > 0:  # 0 is the warm-up
-            key = (_count(result.get("input_size", 0)), _count(result.get("output_size", 0)))
-            groups.setdefault(key, []).append(result)
+        if _known(result.get("iteration")):  # 0 is the warm-up
+            prompt, new = (int(_known(result.get(name)) or 0) for name in ("input_size", "output_size"))
+            groups.setdefault((prompt, new), []).append(result)
     for (prompt, new), results in groups.items():
-        first = [_positive(r["first_latency"]) for r in results if _number(r.get("first_latency"))]
-        second = [_positive(r["second_avg_latency"]) for r in results if _number(r.get("second_avg_latency"))]
-        for metric, test, latencies, tokens in (
-            ("prefill_tok_s", f"in {prompt}", first, prompt),
-            ("decode_tok_s", f"in {prompt}, out {new}", second, 1),
+        for metric, test, latency, tokens in (
+            ("prefill_tok_s", f"in {prompt}", "first_latency", prompt),
+            ("decode_tok_s", f"in {prompt}, out {new}", "second_avg_latency", batch),
         ):
-            rates = [1000 * tokens / latency for latency in latencies]
+            rates = [1000 * tokens / known for r in results if (known := _known(r.get(latency)))]
             if rates and tokens:
                 spread = statistics.stdev(rates) if len(rates) > 1 else None
                 yield ForeignRow(LLM_BENCH, label, test, metric, statistics.fmean(rates), spread, detail)
+
+
+def _known(value: Any) -> float | None:
+    """A number that llm_bench could tell."""
+    number = _number(value)
+    return number if number is not None and 0 < number < _MOST else None
 
 
 def _number(value: Any) -> float | None:
@@ -103,7 +112,7 @@ def _number(value: Any) -> float | None:
 
 def _positive(value: Any) -> float:
     number = _number(value)
-    if number is None or not 0 < number < 1e12:
+    if number is None or not 0 < number < _MOST:
         raise ValueError(f"{value!r} is no rate")
     return number
 

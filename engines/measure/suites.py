@@ -8,15 +8,19 @@ its worker; every repeat gets another variant, so that nothing kept from the one
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+from engines.measure import text_files
 from engines.measure.records import PASSES, Case, Suite
 from engines.measure.words import percent
 
 LEAST_NEW_TOKENS = 16
 """A decode rate over fewer gaps says little."""
 LEAST_PROMPT_TOKENS = 64
+MOST_TOKENS = 10_000_000
+"""Of a case; no model has a longer context."""
 SWEEP_DEPTHS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 QUICK = Suite(
@@ -78,7 +82,7 @@ def named(name: str) -> Suite:
 def from_file(path: Path) -> Suite:
     """One case a line: {"prompt": TEXT, "new_tokens": N, "prompt_tokens": N, "name": …}; raises SuiteError."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = text_files.read(path).split("\n")  # splitlines would cut at U+2028 within a text
     except (OSError, UnicodeError) as error:
         raise SuiteError(f"{path} cannot be read: {error}.") from error
     cases = tuple(_case(line, number, path) for number, line in enumerate(lines, 1) if line.strip())
@@ -98,14 +102,26 @@ def _case(line: str, number: int, path: Path) -> Case:
         not isinstance(record, dict)
         or not isinstance(record.get("prompt"), str)
         or not record["prompt"].strip()
+        or not _is_text(record["prompt"])
     ):
         raise SuiteError(f'{path}, line {number}: a case needs a text under "prompt".')
     for name, least, default in (("prompt_tokens", 1, 0), ("new_tokens", 2, 128)):
         value = record.setdefault(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or (value != default and value < least):
-            raise SuiteError(f'{path}, line {number}: "{name}" must be a whole number of {least} or more.')
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or (value != default and not least <= value <= MOST_TOKENS):
+            raise SuiteError(
+                f'{path}, line {number}: "{name}" must be a whole number of {least} or more, '
+                f"{MOST_TOKENS:,} at most."
+            )
     title = str(record.get("name") or f"case-{number}")
+    if not _is_text(title):
+        raise SuiteError(f'{path}, line {number}: "name" must be a text.')
     return Case(title, title, "own", record["prompt_tokens"], record["new_tokens"], record["prompt"])
+
+
+def _is_text(text: str) -> bool:
+    """JSON can spell half a character, which no tokenizer takes and no file can hold."""
+    return not re.search("[\ud800-\udfff]", text)
 
 
 def with_repeats(suite: Suite, repeats: int | None) -> Suite:

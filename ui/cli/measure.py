@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.measure import comparison, document, foreign, lanes, suites, tables, tuner
+from engines.measure import comparison, document, foreign, lanes, suites, tables, text_files, tuner
 from engines.measure.privacy import without_private
 from engines.measure.records import Measurement, Watch
 from engines.measure.verdict import JOBS
@@ -278,13 +278,13 @@ def _write(path: Path, text: str, encoding: str) -> None:
 
 def _read(path: Path) -> Measurement:
     try:
-        return document.loads(path.read_text(encoding="utf-8-sig"))
+        return document.loads(text_files.read(path))
     except (OSError, UnicodeError, document.DocumentError) as error:
         raise _RefusedError(f"{path} cannot be compared with: {error}") from error
 
 
 def _foreign(path: Path) -> tuple[Any, ...]:
     try:
-        return foreign.read(path.read_text(encoding="utf-8-sig"))
+        return foreign.read(text_files.read(path))
     except (OSError, UnicodeError, foreign.ForeignError) as error:
         raise _RefusedError(f"{path} cannot be added: {error}") from error

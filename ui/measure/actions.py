@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.measure import document, foreign, suites
+from engines.measure import document, foreign, suites, text_files
 from engines.measure.privacy import model_name
 from engines.measure.records import LaneResult, Measurement, Suite
 from engines.protocol import Target
@@ -203,7 +203,7 @@ class Actions:
         try:
             if path.stat().st_size > MOST_FILE_BYTES:
                 raise Refused(f"The file has {fmt.size(path.stat().st_size)}; no measurement is that large.")
-            return path.read_text(encoding="utf-8-sig")
+            return text_files.read(path)
         except (OSError, UnicodeError) as error:
             raise Refused(f"{path.name} cannot be read as text.") from error
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables
+from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables, text_files
 from engines.measure.bandwidth import measured as measured_bandwidth
 from engines.measure.records import LaneResult, Repeat
 from engines.protocol import Failed
@@ -83,6 +83,50 @@ def test_llm_bench_is_read_without_its_warm_up():
 def test_what_is_neither_is_refused(text):
     with pytest.raises(foreign.ForeignError):
         foreign.read(text)
+
+
+def llm_bench(metadata=(), **fields):
+    """The report with these fields in every result but the warm-up."""
+    warm_up, *results = LLM_BENCH["perfdata"]["results"]
+    changed = [result | fields for result in results]
+    return json.dumps(
+        {"metadata": LLM_BENCH["metadata"] | dict(metadata), "perfdata": {"results": [warm_up, *changed]}}
+    )
+
+
+def test_what_llm_bench_could_not_measure_is_left_out_and_the_rest_read():
+    """It writes -1 where there was no second token, and empty texts for what a task has not."""
+    (first,) = foreign.read(llm_bench(second_avg_latency=-1, output_size=1))
+    assert (first.metric, first.value) == ("prefill_tok_s", pytest.approx(450))
+    (second,) = foreign.read(llm_bench(first_latency="", input_size=""))
+    assert (second.metric, second.value) == ("decode_tok_s", pytest.approx(22.5))
+    (second,) = foreign.read(llm_bench(first_latency=float("nan")))
+    assert second.metric == "decode_tok_s"
+    with pytest.raises(foreign.ForeignError, match="no result"):
+        foreign.read(llm_bench(first_latency=-1, second_avg_latency=-1))
+
+
+def test_a_batchs_rate_is_that_of_all_its_sequences_as_llm_bench_says_it():
+    _, decode = foreign.read(llm_bench({"batch_size": 4}))
+    assert (decode.value, decode.detail["batch_size"]) == (pytest.approx(4 * 22.5), 4)
+
+
+def test_a_separator_within_a_text_ends_no_line(tmp_path):
+    """JSON allows U+2028 and its like inside a text, and web pages are full of them."""
+    rows = [{**LLAMA, "model_filename": "a\u2028b\x85.gguf"}, LLAMA_TG]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    assert [row.label for row in foreign.read(text)] == ["a\u2028b\x85.gguf", "qwen.gguf"]
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "a\u2028b\x85c"}\r\n{"prompt": "d"}\r\n', encoding="utf-8", newline="")
+    assert [case.text for case in suites.from_file(path).cases] == ["a\u2028b\x85c", "d"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_what_powershell_writes_is_read(tmp_path, encoding):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "Grüße"}\r\n', encoding=encoding, newline="")
+    assert [case.text for case in suites.from_file(path).cases] == ["Grüße"]
+    assert text_files.read(path) == '{"prompt": "Grüße"}\n'
 
 
 def test_foreign_rows_enter_no_median_and_no_verdict():
@@ -175,6 +219,9 @@ def test_an_own_suite_is_read(tmp_path):
         ('{"prompt": "x", "new_tokens": 1}', "2 or more"),
         ('{"prompt": "x", "new_tokens": true}', "whole number"),
         ('{"prompt": "x", "prompt_tokens": -5}', "whole number"),
+        ('{"prompt": "x", "prompt_tokens": 1000000000000}', "at most"),
+        ('{"prompt": "x\\ud800"}', "needs a text"),
+        ('{"prompt": "x", "name": "\\ud800"}', "must be a text"),
         ('{"prompt": "x", "name": "a"}\n{"prompt": "y", "name": "a"}', "two cases alike"),
     ],
 )
