@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engines.measure.privacy import last_part, without_private
 from engines.measure.records import HIGHER_IS_BETTER, Figure, LaneResult, Measurement
 from engines.measure.spread import apart, case_figures
 
@@ -59,7 +60,12 @@ class Comparison:
 
 
 def compare(before: Measurement, now: Measurement) -> Comparison:
-    """`now` against an earlier, or another machine's, measurement."""
+    """`now` against an earlier, or another machine's, measurement.
+
+    A file that was made to be published has a person's own prompts numbered: then the other's are numbered as well.
+    """
+    if not _common_cases(before, now):
+        before, now = without_private(before), without_private(now)
     old = {result.lane.key: result for result in before.measured}
     new = {result.lane.key: result for result in now.measured}
     both = [key for key in new if key in old]
@@ -89,7 +95,7 @@ def _common_cases(before: Measurement, now: Measurement) -> tuple[str, ...]:
 def _why_not(before: Measurement, now: Measurement, cases: tuple[str, ...]) -> str | None:
     if before.contract != now.contract:
         return f"They follow different contracts: {before.contract} and {now.contract}."
-    if before.model.replace("\\", "/").split("/")[-1] != now.model.replace("\\", "/").split("/")[-1]:
+    if last_part(before.model) != last_part(now.model):
         return f"They measured different models: {before.model} and {now.model}."
     return None if cases else "They have no case of the same lengths in common."
 

@@ -9,6 +9,7 @@ import pytest
 
 from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables, text_files
 from engines.measure.bandwidth import measured as measured_bandwidth
+from engines.measure.privacy import without_private
 from engines.measure.records import LaneResult, Repeat
 from engines.protocol import Failed
 from tests.engines.measure.test_verdict import BOOK, CHAT, measured, result
@@ -159,6 +160,16 @@ def test_slower_lanes_are_noted_and_alarmed_beyond_their_intervals_only():
     decode = {d.lane: d.level for d in found.differences if (d.case, d.metric) == ("chat", "decode_tok_s")}
     assert decode["echo/CPU/100"] == "note"
     assert decode["echo/CPU/20"] == "alarm"
+
+
+def test_own_prompts_are_compared_with_a_file_that_does_not_name_them():
+    own = tuple(replace(case, category="own", text="mine") for case in (CHAT, BOOK))
+    now = replace(measured(result("100")), suite=replace(measured().suite, cases=own), model="/models/demo/")
+    published = without_private(now)
+    for one, other in ((published, now), (now, published), (now, now), (published, published)):
+        found = comparison.compare(one, other)
+        assert found.comparable
+        assert len(found.differences) == 6
 
 
 def test_what_changed_came_went_and_fails_is_named():
