@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ from ui.measure.desk import DeskError
 from ui.measure.estimate import estimate, rates_in, roughly
 from ui.measure.tuning import tune_and_keep
 
+_FILES = ("json", "html", "md", "csv", "jsonl")
 _NOTHING_MEASURED = 1
 _USAGE = 2
 _STOPPED = 130
@@ -120,6 +122,7 @@ def _measure(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
         suite = suites.with_repeats(suites.named(arguments.suite), arguments.repeats)
         earlier = _read(arguments.against) if arguments.against else None
         added = tuple(row for path in arguments.foreign for row in _foreign(path))
+        _check_places(arguments)
         if not arguments.on and not arguments.resume:
             raise _RefusedError("Say what to measure: --on ENGINE/DEVICE/PRECISION, or --on all.")
         with open_arena(arguments) as arena:
@@ -255,25 +258,36 @@ def _write_files(arguments: argparse.Namespace, found: Measurement, earlier: Mea
         "csv": lambda: tables.csv_text(shown),
         "jsonl": lambda: "".join(f"{document.line(row)}\n" for row in foreign.llama_bench_lines(shown)),
     }
-    to_terminal = False
+    to_terminal, problems = False, []
     for name, make in texts.items():
         path: Path | None = getattr(arguments, name)
         if path is not None and str(path) == "-":
             to_terminal = True
             print(make(), end="")
         elif path is not None:
-            _write(path, make(), "utf-8-sig" if name == "csv" else "utf-8")
+            try:
+                path.write_text(make(), encoding="utf-8-sig" if name == "csv" else "utf-8", newline="")
+            except OSError as error:
+                problems.append(f"{path} could not be written: {error.strerror or error}.")
     if not to_terminal:
         print(tables.text(found, arguments.job))
         if compared is not None:
             print("\n" + tables.comparison_text(compared))
+    if problems:
+        raise _RefusedError("\n".join(problems))
 
 
-def _write(path: Path, text: str, encoding: str) -> None:
-    try:
-        path.write_text(text, encoding=encoding, newline="")
-    except OSError as error:
-        raise _RefusedError(f"{path} could not be written: {error.strerror or error}.") from error
+def _check_places(arguments: argparse.Namespace) -> None:
+    """What can be known to fail is said before hours are spent on what cannot be written then."""
+    for path in (getattr(arguments, name) for name in _FILES):
+        if path is None or str(path) == "-":
+            continue
+        if path.is_dir():
+            raise _RefusedError(f"{path} cannot be written: it is a folder. Give the file a name.")
+        if not path.parent.is_dir():
+            raise _RefusedError(f"{path} cannot be written: there is no folder {path.parent}.")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise _RefusedError(f"{path} cannot be written: you may not write there.")
 
 
 def _read(path: Path) -> Measurement:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import threading
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -111,9 +112,21 @@ def test_against_an_earlier_one_and_with_anothers_rows(arena, suite, tmp_path, c
     assert run(arena, *common, "--json", str(first)) == 0
     assert run(arena, *common, "--against", str(first), "--foreign", str(llama), "--json", str(second)) == 0
     out = capsys.readouterr().out
-    assert "echo/CPU/100  own-1" in out or "echo/CPU/100  bread" in out
+    assert "echo/CPU/100  own-1  decode rate:" in out  # the file has no names of a person's prompts
+    assert "Not comparable" not in out
     (row,) = document.loads(second.read_text()).foreign
     assert (row.contract, row.value) == ("llama-bench", 17.5)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Only Linux has a file that is always full.")
+def test_a_file_that_cannot_be_written_in_the_end_costs_no_other(arena, suite, tmp_path, capsys):
+    page = tmp_path / "report.html"
+    lane = ("--on", "echo/CPU/100", "--repeats", "1")
+    assert run(arena, "--suite", suite, *lane, "--json", "/dev/full", "--html", str(page)) == 2
+    out, err = capsys.readouterr()
+    assert "/dev/full could not be written: No space left" in err
+    assert "echo/CPU/100" in out
+    assert "echo/CPU/100" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +136,8 @@ def test_against_an_earlier_one_and_with_anothers_rows(arena, suite, tmp_path, c
         (("--on", "echo/CPU/100", "--suite", "nonsense"), "There is no suite"),
         (("--on", "echo/CPU/100", "--against", "nowhere.json"), "cannot be compared"),
         (("--on", "echo/CPU/100", "--foreign", "nowhere.json"), "cannot be added"),
+        (("--on", "echo/CPU/100", "--json", "tests"), "it is a folder"),
+        (("--on", "echo/CPU/100", "--html", "nowhere/report.html"), "there is no folder nowhere"),
         (("--resume", "nobody"), "no measurement nobody"),
         (("--on", "echo/CPU/100", "--tune", "--on", "served/here/counted"), "runs on a server"),
     ],
