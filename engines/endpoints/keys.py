@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from engines.toolkit.putting import put_in_place
+
 _SERVICE = "Backend Arena"
 _USELESS_RINGS = ("keyring.backends.fail", "keyring.backends.null")
 
@@ -90,7 +92,7 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def _entry(name: str, url: str) -> str:

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from engines.toolkit.putting import put_in_place
+
 _MARKER = "complete.json"
 
 
@@ -35,4 +37,4 @@ def read_marker(folder: Path) -> Mapping | None:
 def write_marker(folder: Path, record: Mapping) -> None:
     partial = folder / f"{_MARKER}.partial"
     partial.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    partial.replace(folder / _MARKER)
+    put_in_place(partial, folder / _MARKER)

@@ -21,6 +21,7 @@ from typing import Any
 from engines.engine import ModelError
 from engines.models.judgement import ONNXRUNTIME_GENAI, OPENVINO, SAFETENSORS, judge_folder
 from engines.toolkit.model_config import read_json, read_safetensors_header
+from engines.toolkit.putting import put_in_place
 
 FORMATS = (OPENVINO, ONNXRUNTIME_GENAI, SAFETENSORS)
 FORMAT_TITLES = {
@@ -202,7 +203,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write atomically: a reader sees the old text or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+    put_in_place(temporary, path)
 
 
 def take_prompt_files(source: Path, folder: Path, model_format: str) -> None:

@@ -33,6 +33,7 @@ from engines.models.folders import (
 from engines.models.statements import read_statement
 from engines.protocol import EngineSpec, Target
 from engines.toolkit.model_config import read_json
+from engines.toolkit.putting import put_in_place
 
 CONVERTER = "prebuilt"
 
@@ -79,7 +80,7 @@ def assemble(
         _require_precision(prebuilt, read_statement(temporary, prebuilt.format).precision)
         write_json(temporary / MANIFEST, _manifest(target, prebuilt, recipe, commit, temporary))
         remove_folder(folder)
-        temporary.replace(folder)
+        put_in_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

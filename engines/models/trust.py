@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.toolkit.putting import put_in_place
+
 FILE_NAME = "trusted_models.json"
 QUESTION_LASTS_S = 600.0
 MOST_QUESTIONS = 20
@@ -106,4 +108,4 @@ class Trust:
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
         partial.touch(0o600)
         partial.write_text(json.dumps(decisions, indent=1, sort_keys=True), encoding="utf-8")
-        partial.replace(self._path)
+        put_in_place(partial, self._path)

@@ -36,6 +36,7 @@ from engines.processes.jobs import ChildEnd
 from engines.processes.locks import wait_for_lock
 from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.process_facts import memory_bytes
+from engines.toolkit.putting import put_in_place
 
 _POLL_S = 0.5
 
@@ -98,7 +99,7 @@ def _make_alone(job: Mapping[str, Any], child: ChildEnd, folder: Path, temporary
     check_converted(temporary, job["recipe"])
     manifest = _manifest(job, temporary, time.monotonic() - started)
     write_json(temporary / MANIFEST, manifest)
-    temporary.replace(folder)
+    put_in_place(temporary, folder)
     return manifest
 
 

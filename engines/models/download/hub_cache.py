@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from engines.toolkit.putting import put_in_place
+
 
 def cache_dir() -> Path:
     """Where downloads go: HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub."""
@@ -45,7 +47,7 @@ def place_blob(blob: Path, pointer: Path) -> None:
     try:
         pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:
-        blob.replace(pointer)
+        put_in_place(blob, pointer)
 
 
 def remove_files(repository: str, subfolder: str = "") -> None:

@@ -25,6 +25,7 @@ from engines.models.download.hub_cache import place_blob
 from engines.models.judgement import SAFETENSORS, Judgement, judge, parse_document
 from engines.processes.jobs import ChildEnd
 from engines.processes.locks import wait_for_lock
+from engines.toolkit.putting import put_in_place
 
 _ATTEMPTS = 5
 _FIRST_PAUSE_S = 0.5
@@ -326,7 +327,7 @@ class _Fetch:
             digest = _digest(self._partial(file), file)
             if digest == file.etag:
                 blob = self._blobs / file.etag
-                self._partial(file).replace(blob)
+                put_in_place(self._partial(file), blob)
                 place_blob(blob, self._snapshot / file.path)
                 return
             self._partial(file).unlink()
