@@ -37,14 +37,17 @@ PROMPT_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
 """What decides prompt token ids and stop ids: taken from the source in every format, so that all engines agree."""
 SOURCE_PATTERNS = (
     *("*.safetensors", "*.safetensors.index.json", "config.json"),
     *PROMPT_FILES,
-    *("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "*.py"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "*.py"),
 )
 """All a conversion or `transformers` reads; everything else in a repository stays where it is."""
 
@@ -208,10 +211,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def take_prompt_files(source: Path, folder: Path, model_format: str) -> None:
     """Give the folder the source's tokenizer, chat template and stop ids: equal prompts on every engine."""
-    for name in PROMPT_FILES:
-        (folder / name).unlink(missing_ok=True)
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+    for pattern in PROMPT_FILES:
+        for path in folder.glob(pattern):  # what a converter writes of its own would outweigh the source's
+            path.unlink()
+        for path in source.glob(pattern):
+            copied = folder / path.relative_to(source)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copied)
     if not (folder / "config.json").is_file() and (source / "config.json").is_file():
         shutil.copyfile(source / "config.json", folder / "config.json")
     path = folder / "tokenizer_config.json"

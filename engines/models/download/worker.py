@@ -149,14 +149,16 @@ def _is_useful(name: str) -> bool:
 
 
 def _is_wanted(path: str, wanted: Mapping[str, Any]) -> bool:
-    folder, _, name = path.rpartition("/")
-    if wanted["patterns"] is None:
-        subfolder = wanted["subfolder"]
-        inside = folder == subfolder or folder.startswith(subfolder + "/") if subfolder else True
-        return inside and _is_useful(name)
-    if folder != wanted["subfolder"] or name.startswith("consolidated"):
+    inside = f"{wanted['subfolder']}/".lstrip("/")
+    if not path.startswith(inside):
         return False
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted["patterns"])
+    if wanted["patterns"] is None:
+        return _is_useful(path.rpartition("/")[2])
+    name = path.removeprefix(inside)
+    if name.startswith("consolidated"):
+        return False
+    patterns = (p for p in wanted["patterns"] if p.count("/") == name.count("/"))
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 # --- the hub -----------------------------------------------------------------------------------------------

@@ -17,11 +17,12 @@ from engines.engine import ModelError, OutOfMemoryError
 from engines.models.conversion import recipes as convert_recipes
 from engines.models.conversion.check import check_onnxruntime_genai, check_openvino
 from engines.models.conversion.worker import read_stage
-from engines.models.folders import MANIFEST, PROMPT_FILES, read_facts
+from engines.models.folders import MANIFEST, PROMPT_FILES, read_facts, take_prompt_files
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.processes.jobs import CancelledError
-from engines.protocol import Target
+from engines.protocol import Message, Target
+from engines.worker.prompt import PromptEncoder
 from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
 
 DEMO_OPENVINO = Target("openvino-genai", "CPU", "int4")
@@ -65,6 +66,35 @@ def test_a_converted_folder_is_complete_and_makes_the_sources_prompts(library, t
     assert prepared.recipe["versions"]["transformers"]
     assert len(prepared.recipe_sha256) == 64
     assert library.is_ready(target, spec)
+
+
+TURN = "{{ messages[0].content }}"
+NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": f"named {TURN}"}]
+
+
+@pytest.mark.parametrize("where", ["named in the configuration", "processor's file", "folder of templates"])
+@pytest.mark.parametrize("model_format", ["openvino", "onnxruntime-genai"])
+def test_the_sources_template_outweighs_the_files_a_converter_writes(copy, tmp_path, where, model_format):
+    (copy / "chat_template.jinja").unlink()
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config["chat_template"] = NAMED if where == "named in the configuration" else None
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    if where == "processor's file":
+        (copy / "chat_template.json").write_text(json.dumps({"chat_template": f"processor {TURN}"}))
+    elif where == "folder of templates":
+        (copy / "additional_chat_templates").mkdir()
+        for named in NAMED:
+            path = copy / "additional_chat_templates" / f"{named['name']}.jinja"
+            path.write_text(named["template"])
+    # As transformers' save_pretrained leaves them, which both converters call.
+    made = tmp_path / "made"
+    (made / "additional_chat_templates").mkdir(parents=True)
+    (made / "chat_template.jinja").write_text("the converter's")
+    (made / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
+    take_prompt_files(copy, made, model_format)
+    asked = [Message("user", "Hello")]
+    assert PromptEncoder(made).render(asked) == PromptEncoder(copy).render(asked)
+    assert PromptEncoder(made).render(asked).endswith(" Hello")
 
 
 def json_or_text(path: Path):

@@ -32,6 +32,9 @@ def test_only_the_needed_files_come_into_the_standard_cache(hub, cache, fresh, t
     (extra / "README.md").write_text("hello")
     (extra / "original").mkdir()
     (extra / "original" / "consolidated.safetensors").write_bytes(b"0" * 1000)
+    (extra / "chat_template.json").write_text("{}")
+    (extra / "additional_chat_templates").mkdir()
+    (extra / "additional_chat_templates" / "rag.jinja").write_text("no")
     hub.add("arena/full", extra)
 
     watcher = Watcher()
@@ -39,7 +42,9 @@ def test_only_the_needed_files_come_into_the_standard_cache(hub, cache, fresh, t
 
     folder = Path(prepared.path)
     assert folder == (cache / "models--arena--full" / "snapshots" / hub.commit("arena/full")).resolve()
-    assert {path.name for path in folder.iterdir()} == {path.name for path in DEMO_FOLDER.iterdir()}
+    templates = {"chat_template.json", "additional_chat_templates"}
+    assert {path.name for path in folder.iterdir()} == {p.name for p in DEMO_FOLDER.iterdir()} | templates
+    assert (folder / "additional_chat_templates" / "rag.jinja").read_text() == "no"
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS.read_bytes()
     assert prepared.revision == hub.commit("arena/full")
     assert watcher.stages == {"download"}
