@@ -66,6 +66,7 @@ class OptimumIntelEngine(Engine):
         self._kept: list[int] = []
         """Token ids whose keys and values are in the request's state, in order."""
         self._switch: int | None = None
+        self._grows = False
         self._keeps = True
 
     def probe(self) -> Availability:
@@ -126,7 +127,7 @@ class OptimumIntelEngine(Engine):
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         compile_s = time.perf_counter() - started
-        self._switch = model_config.rope_switch(config)
+        self._switch, self._grows = model_config.rope_switch(config), model_config.rope_grows(config)
         device, details = openvino_devices.describe(target.device, properties)
         details["stateful"] = bool(self._model.stateful)
         claim = _claim(self._model) or openvino_devices.claim_of_stand_in(details)
@@ -199,7 +200,7 @@ class OptimumIntelEngine(Engine):
 
         if not (self._model.stateful and self._keeps):
             return 0
-        keep = reusable_tokens(self._kept, prompt_ids, self._switch)
+        keep = reusable_tokens(self._kept, prompt_ids, self._switch, grows=self._grows)
         if 0 < keep < len(self._kept) and not self._cut(keep):
             keep = 0
         return keep

@@ -72,6 +72,7 @@ class TransformersEngine(Engine):
         self._extra: dict[str, Any] = {}
         """Arguments of every forward call that not every architecture takes."""
         self._switch: int | None = None
+        self._grows = False
         self._keeps = True
 
     def probe(self) -> Availability:
@@ -109,14 +110,14 @@ class TransformersEngine(Engine):
         self._device = target.device.lower()
         on_progress(Progress("load", f"Loading the weights onto {target.device}"))
         try:
-            attention = str(self.tuning.get("attn_implementation", "sdpa"))
+            attention = self.tuning.get("attn_implementation")
             self._model = _load_model(folder, target.precision, self._device, attention)
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         self._extra = _optional_arguments(self._model)
         if self.tuning.get("torch_compile"):
             self._model = torch.compile(self._model, dynamic=True)
-        self._switch = model_config.rope_switch(config)
+        self._switch, self._grows = model_config.rope_switch(config), model_config.rope_grows(config)
         details = {
             "attention_backend": getattr(self._model.config, "_attn_implementation", None),
             "inference_precision": str(self._model.dtype).removeprefix("torch."),
@@ -153,6 +154,7 @@ class TransformersEngine(Engine):
         import torch
 
         self._forget()
+        self._forget_lengths()
         with torch.inference_mode():
             inputs = torch.tensor([list(token_ids)], device=self._device)
             return self._model(input_ids=inputs, use_cache=False).logits[0].float().cpu().numpy()
@@ -182,6 +184,7 @@ class TransformersEngine(Engine):
 
         if not cached:
             self._cache = DynamicCache(config=self._model.config)
+            self._forget_lengths()
         self._kept = []  # until the call has succeeded nothing is known about the cache
         with torch.inference_mode():
             output = self._model(
@@ -199,7 +202,7 @@ class TransformersEngine(Engine):
 
         if not self._keeps:
             return 0
-        keep = reusable_tokens(self._kept, prompt_ids, self._switch)
+        keep = reusable_tokens(self._kept, prompt_ids, self._switch, grows=self._grows)
         if 0 < keep < len(self._kept):
             try:
                 self._cache.crop(keep)
@@ -212,8 +215,15 @@ class TransformersEngine(Engine):
     def _forget(self) -> None:
         self._cache, self._kept = None, []
 
+    def _forget_lengths(self) -> None:
+        """Give dynamic position factors back their first values: transformers keeps those of the longest text."""
+        for module in self._model.modules() if self._grows else ():
+            if hasattr(module, "original_inv_freq"):
+                module.inv_freq = module.original_inv_freq.to(module.inv_freq.device)
 
-def _load_model(folder: Path, precision: str, device: str, attention: str) -> Any:
+
+def _load_model(folder: Path, precision: str, device: str, attention: Any) -> Any:
+    """`attention`: None for the library's choice, which knows what each architecture supports."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -19,14 +19,19 @@ LEAST_TOKENS = 16
 """Shorter common prefixes are computed again: it costs next to nothing and keeps prefill measurable."""
 
 
-def reusable_tokens(kept: Sequence[int], prompt: Sequence[int], switch: int | None = None) -> int:
+def reusable_tokens(
+    kept: Sequence[int], prompt: Sequence[int], switch: int | None = None, *, grows: bool = False
+) -> int:
     """Length of the longest common prefix of `kept` and `prompt`: 0, or LEAST_TOKENS to `len(prompt) - 1`.
 
     `switch` is the length above which the model's position factors change (`model_config.rope_switch`): nothing is
-    reusable when what is kept and the prompt lie on different sides of it.
+    reusable when what is kept and the prompt lie on different sides of it. `grows`: above it they change with every
+    token (`model_config.rope_grows`), so that nothing is reusable there at all.
     """
-    if switch is not None and (len(kept) > switch) != (len(prompt) > switch):
-        return 0
+    if switch is not None:
+        beyond = len(prompt) > switch
+        if (len(kept) > switch) != beyond or (grows and beyond):
+            return 0
     limit = min(len(kept), len(prompt) - 1)
     common = next((i for i in range(limit) if kept[i] != prompt[i]), limit)
     return common if common >= LEAST_TOKENS else 0

@@ -134,16 +134,29 @@ def rope_switch(config: Mapping[str, Any]) -> int | None:
     config may state it: `rope_scaling` or `rope_parameters`, one for all layers or one per kind of layer, of the
     whole or of its text part; the length inside them or beside them. Without a length it is the context's.
     """
-    scopes = [config, *(part for name in _TEXT_PARTS if isinstance(part := config.get(name), dict))]
+    scopes = _scopes(config)
     beside = [_length(scope.get("original_max_position_embeddings")) for scope in reversed(scopes)]
     switches = []
     for scope in scopes:
         for parameters in _rope_parameters(scope):
-            if (parameters.get("rope_type") or parameters.get("type")) in _SWITCHING:
+            if _rope_type(parameters) in _SWITCHING:
                 inside = _length(parameters.get("original_max_position_embeddings"))
                 stated = [length for length in (*beside, inside, context_tokens(scope)) if length]
                 switches += stated[:1]
     return min(switches, default=None)
+
+
+def rope_grows(config: Mapping[str, Any]) -> bool:
+    """Whether a model's position factors change with every token above its switch (dynamic NTK)."""
+    return any(_rope_type(p) == "dynamic" for scope in _scopes(config) for p in _rope_parameters(scope))
+
+
+def _scopes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [config, *(part for name in _TEXT_PARTS if isinstance(part := config.get(name), dict))]
+
+
+def _rope_type(parameters: Mapping[str, Any]) -> Any:
+    return parameters.get("rope_type") or parameters.get("type")
 
 
 def _rope_parameters(scope: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -32,6 +32,10 @@ def _configs():
     layers = ["sliding_attention", "full_attention"]
     return {
         "llama": t.LlamaConfig(**SIZES),
+        "dynamic-ntk": t.LlamaConfig(
+            **{**SIZES, "max_position_embeddings": 48},
+            rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0},
+        ),
         "lfm2": t.Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False),
         "gemma3": t.Gemma3TextConfig(**small, sliding_window=16, layer_types=layers),
         "mistral": t.MistralConfig(**small, sliding_window=24),
@@ -46,7 +50,7 @@ def _configs():
     }  # fmt: skip
 
 
-FAMILIES = ("llama", "lfm2", "gemma3", "mistral", "qwen3-next", "granite-hybrid")
+FAMILIES = ("llama", "dynamic-ntk", "lfm2", "gemma3", "mistral", "qwen3-next", "granite-hybrid")
 
 
 def made(path, family):
@@ -90,6 +94,26 @@ def test_a_second_turn_is_what_computing_it_whole_gives(tmp_path, family):
     if family == "llama":
         assert found == KEPT
         assert all(cached >= 16 for _, cached in kept)
+
+
+def test_a_long_prompt_leaves_no_trace_in_a_short_one(tmp_path):
+    folder = made(tmp_path / "m", "dynamic-ntk")
+    long, short = ([3 + (n * 37) % 400 for n in range(count)] for count in (120, 30))
+    fresh, used = loaded(folder), loaded(folder)
+    reply(used, long)
+    assert reply(used, short) == reply(fresh, short)
+    assert abs(used.score(long) - fresh.score(long)).max() < 1e-4
+    assert abs(used.score(short) - fresh.score(short)).max() < 1e-4
+
+
+def test_an_architecture_without_fused_attention_loads(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, GptOssConfig
+
+    torch.manual_seed(3)
+    config = GptOssConfig(**{**SIZES, "head_dim": 16}, num_local_experts=2, num_experts_per_tok=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    assert len(reply(loaded(tmp_path), [5, 6, 7])[0]) == 6
 
 
 def test_the_check_finds_a_state_that_is_lost_at_the_seam():

@@ -4,7 +4,7 @@ import pytest
 
 from engines.toolkit.kv_cache import LEAST_TOKENS, reusable_tokens
 from engines.toolkit.library_errors import first_sentence
-from engines.toolkit.model_config import context_tokens, rope_switch
+from engines.toolkit.model_config import context_tokens, rope_grows, rope_switch
 
 KEPT = list(range(100, 160))
 
@@ -32,6 +32,17 @@ def test_a_template_in_common_is_not_a_follow_up():
 def test_nothing_is_kept_across_a_change_of_position_factors(prompt_tokens, reusable):
     prompt = (KEPT + [1] * 60)[:prompt_tokens]
     assert reusable_tokens(KEPT, prompt, switch=64) == reusable
+
+
+@pytest.mark.parametrize(
+    ("kept", "prompt_tokens", "reusable"), [(60, 64, 60), (60, 65, 0), (70, 80, 0), (70, 60, 0)]
+)
+def test_factors_that_grow_with_every_token_leave_nothing_to_keep(kept, prompt_tokens, reusable):
+    ids = list(range(100))
+    assert reusable_tokens(ids[:kept], ids[:prompt_tokens], switch=64, grows=True) == reusable
+    assert rope_grows({"rope_scaling": {"type": "dynamic", "factor": 2.0}})
+    assert rope_grows({"text_config": {"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}})
+    assert not rope_grows({"rope_scaling": LONG})
 
 
 LONG = {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
