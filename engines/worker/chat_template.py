@@ -65,6 +65,14 @@ class ChatTemplate:
             raise ModelError(f"The model's chat template cannot be read: {error}") from error
         self._variables = _free_variables(tree)
         self._reasoning_field = next((n for n in _REASONING_FIELDS if n in set(_message_fields(tree))), None)
+        self._in_parts: frozenset[str] = frozenset()
+        """Roles whose messages are written only as a list of parts: templates of models that also see pictures."""
+        for role in ("user", "system", "assistant"):
+            before = self._in_parts
+            if not self._writes(role):
+                self._in_parts = before | {role}
+                if not self._writes(role):
+                    self._in_parts = before
 
     # --- rendering -------------------------------------------------------------------------------------------
 
@@ -143,8 +151,23 @@ class ChatTemplate:
                 return True
         return False
 
-    def _as_dict(self, message: Message) -> dict[str, str]:
-        plain = {"role": message.role, "content": message.content}
+    def _writes(self, role: str) -> bool:
+        """Whether what someone in that role says gets into the text."""
+        mark = _MARK.format("said")
+        chat = [Message("user", mark if role == "user" else "?")]
+        if role != "user":
+            chat.insert(0, Message(role, mark))
+        if role == "assistant":
+            chat.insert(0, Message("user", "?"))
+        try:
+            return mark in self.render(chat, None, None)
+        except Exception:  # noqa: BLE001 - templates are programs; they raise what they like
+            return False
+
+    def _as_dict(self, message: Message) -> dict[str, Any]:
+        plain: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.role in self._in_parts:
+            plain["content"] = [{"type": "text", "text": message.content}]
         if message.reasoning and self._reasoning_field:
             plain[self._reasoning_field] = message.reasoning
         return plain

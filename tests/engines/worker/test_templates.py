@@ -137,6 +137,32 @@ def test_what_a_template_leaves_out_is_kept_and_told(families, family, chat, not
     assert prompt.notes == ((note,) if note else ())
 
 
+PARTS_ONLY = {
+    "smolvlm": "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}{% if m['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}{% for line in m['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}<end>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}",
+    "llava": "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['role'].upper() + ': ' }}{% endif %}{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] + ' ' }}{% endfor %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}",
+    "text-for-the-system": "{% for m in messages %}{% if m.role == 'system' %}{{ 'S ' + m.content }}{% else %}{% for c in m.content %}{{ '|' + c.text }}{% endfor %}{% endif %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("family", PARTS_ONLY)
+def test_a_template_that_takes_messages_in_parts_gets_them_in_parts(tmp_path, family):
+    folder = folder_with(tmp_path / "m", PARTS_ONLY[family])
+    encoder, reference = PromptEncoder(folder), theirs(folder)
+    chat = [
+        Message("system", "Be short."),
+        Message("user", "<b>"),
+        Message("assistant", "a"),
+        Message("user", "<|end|>"),
+    ]
+    parts = [m | {"content": [{"type": "text", "text": m["content"]}]} for m in as_dicts(chat)]
+    if family == "text-for-the-system":
+        parts[0]["content"] = "Be short."
+    expected = reference.apply_chat_template(parts, add_generation_prompt=True, tokenize=False)
+    prompt = encoder.prepare(GenerationRequest(tuple(chat)))
+    assert (prompt.text, prompt.notes) == (expected, ())
+    assert encoder.tokenizer.decode(prompt.ids, skip_special_tokens=False) == expected
+
+
 def test_a_part_that_no_arrangement_saves_is_told(tmp_path):
     cuts = "{% for m in messages %}{{ m.content.split('---')[0] }}{% endfor %}"
     encoder = PromptEncoder(folder_with(tmp_path / "m", cuts))
