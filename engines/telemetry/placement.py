@@ -7,6 +7,8 @@ The badge::
     contradicted  the library names another device than was asked for, one that this machine does not have, or one
                   that stood still while the worker kept the processor busy
 
+What leaves the choice to the library may run on any of the devices that it names, and move after it was asked.
+
 A contradicted run enters no median and no verdict.
 """
 
@@ -119,12 +121,13 @@ def _badge(
     if _elsewhere(requested):
         return None, "It runs on a server, whose devices cannot be seen from here."
     other = [device for device in claim.devices if not _same(requested, device)]
-    if other and family(requested) not in OWN_CHOICE:
+    left_to_it = family(requested) in OWN_CHOICE
+    if other and not left_to_it:
         return CONTRADICTED, f"That is not what was asked for: {', '.join(other)} in place of {requested}."
     kinds = {hardware(device) for device in claim.devices}
     accelerators = sorted(kind for kind in kinds if kind not in (None, "CPU"))
     if not accelerators:
-        return _on_the_processor(kinds, cores, seen)
+        return _on_the_processor(kinds, cores, seen, left_to_it=left_to_it)
     if any(seen.busy.get(name, 0.0) >= BUSY_SHARE for name in accelerators):
         return PROVEN, None
     busy_instead = cores is not None and cores >= STANDING_IN_CORES
@@ -132,17 +135,21 @@ def _badge(
     if missing and cores is not None and cores >= WORKING_CORES:
         return CONTRADICTED, f"This machine has no {missing[0]}: the processor did the work."
     idle = [name for name in accelerators if seen.busy.get(name, 1.0) < IDLE_SHARE]
-    if len(idle) == len(accelerators) and busy_instead:
+    may_be_processor = left_to_it and "CPU" in kinds
+    if len(idle) == len(accelerators) and busy_instead and not may_be_processor:
         return CONTRADICTED, f"The {idle[0]} stood still while the processor worked."
     return CLAIMED, None
 
 
 def _on_the_processor(
-    kinds: set[str | None], cores: float | None, seen: DevicesSeen
+    kinds: set[str | None], cores: float | None, seen: DevicesSeen, *, left_to_it: bool
 ) -> tuple[str, str | None]:
     if kinds != {"CPU"}:
         return CLAIMED, None  # something we have no eyes for, such as a server
     elsewhere = [name for name in sorted(seen.by_process) if seen.busy.get(name, 0.0) >= BUSY_SHARE]
+    if elsewhere and left_to_it:
+        # AUTO begins on the processor, and moves when it has compiled for the better device.
+        return CLAIMED, f"The library chose the {elsewhere[0]} after it was asked where it runs."
     if elsewhere:
         return CONTRADICTED, f"The worker used the {elsewhere[0]}, which the library does not name."
     return (PROVEN if cores is not None and cores >= WORKING_CORES else CLAIMED), None

@@ -62,6 +62,16 @@ BUSY_CPU, WAITING = 1.9, 0.01
         ("NPU", loaded("NPU"), BUSY_CPU, seen(present=NO_NPU), "contradicted", "CPU"),
         ("CPU", loaded("CPU (AMD EPYC, 9 cores)"), BUSY_CPU, seen(), "proven", "CPU"),
         ("AUTO", loaded("GPU (Arc), CPU (Core Ultra)"), 0.3, seen(GPU=0.4), "proven", "GPU"),
+        (
+            "AUTO",
+            claims("CPU"),
+            0.6,
+            seen(own=["GPU"], GPU=0.9),
+            "claimed",
+            "GPU",
+        ),  # moved since it was asked
+        ("MULTI:CPU,GPU", claims("CPU", "GPU"), BUSY_CPU, seen(GPU=0.0), "claimed", "CPU"),
+        ("AUTO", claims("GPU"), BUSY_CPU, seen(GPU=0.0), "contradicted", "CPU"),
         ("LM Studio", loaded("127.0.0.1:1234"), 0.01, seen(), None, None),  # a server
         ("NAME", loaded("http://[::1]:80/v1"), 0.5, seen(present=NO_NPU), None, None),
         ("CPU", loaded(""), BUSY_CPU, seen(), None, "CPU"),
