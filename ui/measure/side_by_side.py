@@ -59,13 +59,22 @@ def label(measurement: Measurement) -> str:
 
 
 def _matched_cases(measurement: Measurement, other: Measurement) -> list[tuple[Case, Case]]:
-    """Cases of the same work: category, prompt and reply lengths."""
+    """Cases of the same work: category, prompt and reply lengths; each once, in their order, those named alike first.
+
+    The lengths of prompts that are taken whole are not known, so they are all alike.
+    """
 
     def work(case: Case) -> tuple[str, int, int]:
         return (case.category, case.prompt_tokens, case.new_tokens)
 
-    theirs = {work(case): case for case in other.suite.cases}
-    return [(case, theirs[work(case)]) for case in measurement.suite.cases if work(case) in theirs]
+    left, pairs = list(other.suite.cases), {}
+    for alike in (lambda a, b: a.name == b.name, lambda a, b: True):
+        for case in measurement.suite.cases:
+            fitting = [theirs for theirs in left if work(theirs) == work(case) and alike(case, theirs)]
+            if fitting and case.name not in pairs:
+                pairs[case.name] = fitting[0]
+                left.remove(fitting[0])
+    return [(case, pairs[case.name]) for case in measurement.suite.cases if case.name in pairs]
 
 
 def _case(board: Board, other: Measurement, mine: Case, theirs: Case) -> str:

@@ -157,6 +157,22 @@ def test_two_measurements_side_by_side():
     assert "different contracts" in beside
 
 
+def test_prompts_taken_whole_stand_beside_their_own_and_not_beside_one_of_them_all():
+    one, two = (Case(name, name.title(), "own", 0, 64, "…") for name in ("bread", "river"))
+    long_one, long_two = (dataclasses.replace(case, prompt_tokens=90) for case in (one, two))
+    fast, slow = samples.repeats(20, 300, (long_one,)), samples.repeats(10, 300, (long_two,))
+    lane = dataclasses.replace(samples.lane(samples.OPENVINO, 20, 300), repeats=(*fast, *slow))
+    suite = dataclasses.replace(samples.SUITE, name="own", cases=(one, two))
+    named = samples.measurement(lane, suite=suite)
+    for other in (named, without_private(named)):
+        said = (
+            text_of(report(named, beside=[other], private=True))
+            .partition("Beside ")[2]
+            .partition("Tokens over")[0]
+        )
+        assert {"+0 %"} == set(re.findall(r"[+−]\d+ %", said))
+
+
 def test_where_lanes_cross():
     one, other = (Board(samples.clear()).lanes[i] for i in (0, 1))
     falls, rises = ((128.0, 20.0), (512.0, 10.0)), ((128.0, 10.0), (512.0, 20.0))
