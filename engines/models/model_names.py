@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from engines.engine import ModelError
@@ -37,7 +37,7 @@ def entered(model: str, *, look_around: bool = False) -> str:
     """
     name = _without_quotes(model.strip())
     if name.lower().startswith("file:"):
-        name = url2pathname(unquote(urlsplit(name).path))
+        name = _path_of(name)
     for site in _SITES:
         if name.lower().startswith(site):
             return "/".join(name[len(site) :].strip("/").split("/")[:2])
@@ -47,6 +47,13 @@ def entered(model: str, *, look_around: bool = False) -> str:
     if _is_foreign(name):
         return name
     return os.path.normpath(Path(name).expanduser().absolute())  # symbolic links stay as they are
+
+
+def _path_of(address: str) -> str:
+    """The path that a file: address means; on Windows file://server/share is \\\\server\\share (RFC 8089, E.3)."""
+    parts = urlsplit(address)
+    shared = os.name == "nt" and parts.netloc.lower() not in ("", "localhost")
+    return url2pathname(f"//{parts.netloc}{parts.path}" if shared else parts.path)
 
 
 def _without_quotes(name: str) -> str:

@@ -72,11 +72,10 @@ def run_job(
     reader = threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True)
     reader.start()
     try:
-        process.stdin.write(json.dumps(dict(job)).encode() + b"\n")
-        process.stdin.flush()
+        with contextlib.suppress(OSError):  # it has ended already; Windows does not call that a broken pipe
+            process.stdin.write(json.dumps(dict(job)).encode() + b"\n")
+            process.stdin.flush()
         return _follow(process, lines, on_progress, cancelled, log_path)
-    except BrokenPipeError:
-        raise _ended_without_answer(process, log_path) from None
     finally:
         _end(process)
         ours.discard(process.pid)

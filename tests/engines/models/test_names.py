@@ -1,6 +1,7 @@
 """A path is made absolute where it enters: nothing behind the command line or the page depends on a folder of one."""
 
 import json
+import nturl2path
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.models import model_names
 from engines.models.download.hub_cache import cache_dir
 from engines.models.model_names import DEMO_FOLDER, entered, is_path, resolve
 
@@ -38,6 +40,27 @@ def test_what_is_no_folder_stays_a_name(here):
     assert entered(".") == str(here)
     assert entered("~/x") == str(Path.home() / "x")
     assert entered((here / "models").as_uri()) == str(here / "models")
+
+
+def test_the_address_of_a_folder_with_a_percent_sign_is_decoded_once(here):
+    assert entered((here / "100%25 phi").as_uri()) == str(here / "100%25 phi")
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [
+        ("file:///C:/Users/Max%20M%C3%BCller/phi", "C:\\Users\\Max Müller\\phi"),
+        ("file://localhost/C:/phi", "C:\\phi"),
+        ("file://server/share/phi%202", "\\\\server\\share\\phi 2"),
+        ("file:////server/share/phi", "\\\\server\\share\\phi"),
+    ],
+)
+def test_an_address_on_windows(address, path, monkeypatch):
+    monkeypatch.setattr(model_names, "url2pathname", nturl2path.url2pathname)
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        found = model_names._path_of(address)
+    assert found == path
 
 
 def test_the_bundled_model_keeps_its_name(here):
