@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sqlite_utils import Database
 
@@ -218,9 +218,7 @@ class HistoryFile:
         in_use = self.path.with_name(self.path.name + "-wal").exists()
         # Even a reader would leave files beside a file that nobody has open, unless it promises to be alone.
         mode = "mode=ro" if in_use else "mode=ro&immutable=1"
-        connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S
-        )
+        connection = sqlite3.connect(f"{uri(self.path.absolute())}?{mode}", uri=True, timeout=BUSY_TIMEOUT_S)
         try:
             db = Database(connection)
             known = {migration.name for migration in migrations.pending(Database(memory=True))}
@@ -264,6 +262,16 @@ class HistoryFile:
         self._writer.conn.execute("VACUUM INTO ?", [str(backup)])
         for old in self.backups()[:-BACKUPS_KEPT]:
             old.unlink(missing_ok=True)
+
+
+def uri(path: PurePath) -> str:
+    """An absolute path as SQLite reads it: a share stands in the path, since SQLite refuses any host but this one.
+
+    https://www.sqlite.org/uri.html
+    """
+    return (
+        path.as_uri().replace("file://", "file:////", 1) if path.drive.startswith("\\\\") else path.as_uri()
+    )
 
 
 def make_private(path: Path) -> None:

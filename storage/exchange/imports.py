@@ -21,7 +21,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from storage.codec import pack_offsets, readable, to_json
-from storage.database import HistoryFile, StoreError, sentence
+from storage.database import HistoryFile, StoreError, sentence, uri
 from storage.exchange.exports import FORMAT, FORMAT_VERSION
 from storage.migrations import migrations
 
@@ -79,7 +79,7 @@ def _import_database(file: HistoryFile, source: Path, name: str | None) -> Impor
     with tempfile.TemporaryDirectory(prefix="history-import-") as folder:
         copy = Path(folder) / "copy.sqlite3"
         try:
-            original = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)
+            original = sqlite3.connect(f"{uri(source.absolute())}?mode=ro", uri=True)
             target = sqlite3.connect(copy)
             try:
                 original.backup(target)

@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 from sqlite_utils import Database
 
+from storage.database import uri
 from storage.migrations import migrations
 from storage.recorder import Recorder
 from storage.records import Filter
@@ -233,6 +234,20 @@ def test_a_folder_in_place_of_the_file(tmp_path):
     (tmp_path / "arena.sqlite3").mkdir()
     with pytest.raises(StoreError, match="cannot be opened"):
         Store(tmp_path / "arena.sqlite3")
+
+
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        (PurePosixPath("/data/my # history?.sqlite3"), "file:///data/my%20%23%20history%3F.sqlite3"),
+        (PureWindowsPath("C:\\Users\\Jürgen\\a.sqlite3"), "file:///C:/Users/J%C3%BCrgen/a.sqlite3"),
+        (PureWindowsPath("\\\\server\\home\\a b.sqlite3"), "file:////server/home/a%20b.sqlite3"),
+    ],
+)
+def test_a_history_is_named_as_sqlite_reads_it(path, read):
+    assert uri(path) == read
+    with pytest.raises(sqlite3.OperationalError, match="unable to open"):  # and not: invalid uri authority
+        sqlite3.connect(f"{read}?mode=ro", uri=True)
 
 
 def test_a_slow_disk_holds_up_the_write_it_is_slow_with_and_no_other(store, tmp_path):
