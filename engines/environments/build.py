@@ -50,7 +50,8 @@ _NETWORK_SIGNS = (
     *("Read timed out", "Connection aborted", "Connection broken", "Network is unreachable"),
 )
 _DISK_SIGNS = ("No space left on device", "Errno 28", "not enough space on the disk", "WinError 112")
-_LONG_PATH_SIGNS = ("enabling long paths", "Enable long paths", "WinError 206", "path too long")
+_LONG_PATH_SIGNS = ("Windows Long Path", "enable-long-paths", "WinError 206", "path too long")
+"""The first two are pip's own hint."""
 
 
 class Build:

@@ -1,5 +1,6 @@
 """Isolated environments, really built: small ones here, the Intel NPU library's in test_intel_npu.py."""
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 from engines.engine import UnavailableError
+from engines.environments.build import Build
 from engines.environments.environments import LOOK_AGAIN_S, Environments
 from engines.environments.interpreters import find_interpreter
 from engines.environments.spec import ENVIRONMENTS, EnvironmentSpec, SetUpCancelledError, SetUpError
@@ -214,6 +216,18 @@ def test_a_package_nobody_has_is_named(small, spec):
     spec.requirements.write_text("six==999.0\n")
     with pytest.raises(SetUpError, match=r"no six==999\.0 for Python"):
         create(small)
+
+
+def test_what_pip_says_of_a_long_path_is_understood(tmp_path, spec, monkeypatch):
+    install = pytest.importorskip("pip._internal.commands.install")
+    monkeypatch.setattr(install, "WINDOWS", True)
+    error = OSError(errno.ENOENT, "No such file or directory", "C:\\" + "long\\" * 60)
+    said = install.create_os_error_message(error, show_traceback=False, using_user_site=False)
+    base = find_interpreter((HERE,))
+    build = Build(spec, base, tmp_path, tmp_path / "log", lambda progress: None, threading.Event())
+    failed = build._failure([sys.executable, "-m", "pip"], guarded.CommandResult(1, tuple(said.splitlines())))
+    assert "longer than 260 characters" in str(failed)
+    assert "--data-dir" in failed.remedy
 
 
 def test_too_little_disk_is_said_with_numbers_before_anything_starts(tmp_path, spec):
