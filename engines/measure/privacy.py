@@ -15,15 +15,18 @@ from typing import Any
 from engines.measure.records import Case, LaneResult, Measurement, Quality, Repeat, Suite
 
 _PATH = re.compile(
-    r"""(?<![\w.:/\\])(?:
+    r"""(?<=["'`])(?:[A-Za-z]:)?[\\/](?!/)[^"'`\r\n]*[\\/][^"'`\r\n]+(?=["'`])  # in quotes: whatever it holds
+    | (?<![\w.:/\\])(?:file://(?=/)|\\\\[?.]\\)?(?:
         [A-Za-z]:[\\/](?:[^\\/:*?"<>|\r\n]+[\\/])*  # Windows: folders may hold spaces
       | \\\\(?:[^\\/:*?"<>|\r\n]+\\)+             # a share
-      | /(?:home|Users)/[^/\r\n]+/(?:[^\s/]+/)*    # so may a person's name
+      | (?:/mnt/\w)?/(?:home|Users|media|run/media|Volumes)/[^/\r\n]+/(?:[^\s/]+/)*  # so may a person's name
       | (?:~|/[^\s/"'<>|,;()]+)/(?:[^\s/"'<>|,;()]+/)*
     )[^\s\\/:*?"'<>|,;()]*""",
     re.VERBOSE,
 )
 """An absolute path of any system with a folder in it; `openvino-genai/CPU/int4` and `org/model` are none."""
+_HOME = re.compile(r"(?:[A-Za-z]:|/mnt/\w)?[\\/](?:home|Users)[\\/][^\\/]+", re.IGNORECASE)
+"""A home folder itself: its last part is somebody's name."""
 NAMES = ("name", "host", "hostname", "node", "user")
 PROGRAMS = "other_programs"
 """In the environment: what else the person had running."""
@@ -79,12 +82,16 @@ def last_part(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
+def _short(path: str) -> str:
+    return "~" if _HOME.fullmatch(path) else last_part(path)
+
+
 def _clean(value: Any, known: Mapping[str, str]) -> Any:
     """Every text in it with its paths cut to their last part; `known` paths first, which may hold spaces."""
     if isinstance(value, str):
         for path, name in known.items():
             value = value.replace(path, name)
-        return _PATH.sub(lambda found: last_part(found.group()), value)
+        return _PATH.sub(lambda found: _short(found.group()), value)
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: _clean(getattr(value, f.name), known) for f in fields(value)})
     if isinstance(value, Mapping):
