@@ -34,6 +34,7 @@ _PAIRS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
     ("Here is my thought process:", "Here is my response:"),  # Granite 3.2
     ("Here's my thought process:", "Here's my response:"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),  # Apriel
 )
 _AROUND_ANSWERS = (
     ("<answer>", "</answer>"),  # Hunyuan
@@ -41,6 +42,7 @@ _AROUND_ANSWERS = (
     ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ("<|START_TEXT|>", "<|END_TEXT|>"),
     ("<|begin_of_solution|>", "<|end_of_solution|>"),
+    ("[BEGIN FINAL RESPONSE]", "[END FINAL RESPONSE]"),
 )
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _MESSAGE_ENDS = ("<|end|>", "<|return|>", "<|call|>")
@@ -71,8 +73,13 @@ class Marks:
         return (*self.opens, *self.closes, *(mark for pair in self.around_answer for mark in pair))
 
 
-SERVED_MARKS = Marks(("<think>",), ("</think>",))
-"""For a server's reply, whose template nobody here has seen: the mark that servers leave in if they part nothing."""
+_UNMISTAKABLE = (
+    *((opening, closing) for opening, closing in _PAIRS if not opening.startswith("Here")),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),  # gpt-oss
+)
+SERVED_MARKS = Marks(tuple(pair[0] for pair in _UNMISTAKABLE), tuple(pair[1] for pair in _UNMISTAKABLE))
+"""For a reply whose model's template nobody here has seen, such as a server's that parts nothing: every mark that
+means nothing else where a reply begins with it."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,13 @@ def find_marks(template: str | None, control_tokens: Iterable[str] = ()) -> Mark
 
     def known(mark: str) -> bool:
         # A mark may be a token and a word: `<|channel>thought`.
-        return mark in source or mark in tokens or re.sub(r"(?<=>)\w+$", "", mark) in tokens
+        # Granite says “Here's”, too, where its template says “Here is”.
+        return (
+            mark in source
+            or mark.replace("Here's", "Here is") in source
+            or mark in tokens
+            or re.sub(r"(?<=>)\w+$", "", mark) in tokens
+        )
 
     if known(_CHANNEL) and known(_MESSAGE):
         return Marks(channels=True)
@@ -108,15 +121,29 @@ def find_marks(template: str | None, control_tokens: Iterable[str] = ()) -> Mark
     if not pairs:
         return None
     opens, closes = (tuple(marks) for marks in zip(*pairs, strict=True))
-    around = tuple(pair for pair in _AROUND_ANSWERS if known(pair[0]))
+    around = tuple(pair for pair in _AROUND_ANSWERS if known(pair[0]) or pair[0] in closes)
     reopening = tuple(mark for mark in opens if mark.startswith(("<|", "[")) and known(mark))
     return Marks(opens, closes, around, reopening)
 
 
-def marks_of_reply(text: str) -> Marks | None:
-    """For a whole reply of a model that is known to have no marks: those that it has used all the same."""
-    opening, closing = SERVED_MARKS.opens[0], SERVED_MARKS.closes[0]
-    return SERVED_MARKS if text.lstrip().startswith(opening) and closing in text else None
+def marks_of_reply(text: str) -> tuple[Marks, str] | None:
+    """For a whole reply in which no thought was seen: the marks it has used all the same, and what it follows.
+
+    It begins with an opening mark and closes it; or it only closes one that stood in the prompt, as a template's
+    does that a server keeps to itself. That mark ends its line, outside of code, and there is no opening one: a text
+    about marks has both, or quotes them.
+    """
+    for opening, closing in _UNMISTAKABLE:
+        before, found, after = text.partition(closing)
+        if not found:
+            continue
+        marks = Marks((opening,), (closing,))
+        if before.lstrip().startswith(opening):
+            return marks, ""
+        quoted = before.count("```") % 2 or before.rpartition("\n")[2].count("`") % 2
+        if before.strip() and opening not in text and not quoted and re.match(r"[ \t]*\n\s*\S", after):
+            return marks, opening
+    return None
 
 
 def part(text: str, marks: Marks | None, prompt: str = "") -> Parted:
@@ -201,7 +228,8 @@ class ThoughtParser:
             yield from self._skip_space()
             if not self._buffer:
                 return
-            opening = self._marks.opens if self._state == "thought" else self._openers_of_answer()
+            of_answer = () if self._state == "thought" else self._openers_of_answer()
+            opening = (*self._marks.opens, *of_answer)
             if not final and _may_become(self._buffer, opening):
                 return
             if found := _starts(self._buffer, opening):
@@ -226,7 +254,7 @@ class ThoughtParser:
             self._trim = True
 
     def _open_again(self, found: str) -> Iterable[Piece]:
-        """A mark right after a mark: a thought opened twice, the mark before an answer."""
+        """A mark right after a mark: a thought opened twice, another thought, the mark before an answer."""
         yield self._mark(len(found))
         if found in self._marks.opens:
             self._state = "thought"
@@ -251,7 +279,7 @@ class ThoughtParser:
             return
         yield from self._say(kind, at, trim_end=True, final=True)
         yield self._mark(len(found))
-        self._trim, self._wrapped = True, None
+        self._trim, self._wrapped = True, dict(self._marks.around_answer).get(found)
         self._state = "thought" if found in self._marks.reopening else "answer"
 
     # --- gpt-oss ---------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ from engines.protocol import (
 from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.private_pipes import take_over_stdio
 from engines.toolkit.process_facts import memory_bytes, versions
-from engines.toolkit.thoughts import SERVED_MARKS, Kind, Marks, ThoughtParser, marks_of_reply
+from engines.toolkit.thoughts import SERVED_MARKS, Kind, Marks, ThoughtParser, marks_of_reply, part
 from engines.worker.prompt import PromptEncoder, prompt_sha256
 from engines.worker.reading import ReplyReader
 from engines.worker.stops import StopFinder
@@ -153,9 +153,9 @@ class Run:
         }
 
 
-def reread(tokenizer: Any, marks: Marks, run: Run) -> ReplyReader:
+def reread(tokenizer: Any, marks: Marks, prompt: str, run: Run) -> ReplyReader:
     """Tell thought and answer of a whole reply apart after all, once its text has shown that it has both."""
-    reader = ReplyReader(tokenizer, marks, "")
+    reader = ReplyReader(tokenizer, marks, prompt)
     read = [*map(reader.push, run.ids), reader.finish()]
     run.texts, run.thoughts = [part.answer for part in read], [part.thought for part in read]
     return reader
@@ -321,6 +321,9 @@ class Worker:
             answer = stops.push(piece.text) if piece.kind == "answer" else ""
             run.take_rest(answer, piece.text if piece.kind == "thought" else "")
         run.take_rest(stops.finish(), "")
+        if not any(run.thoughts) and (used := marks_of_reply(answer := "".join(run.texts))):
+            parted = part(answer, *used)
+            run.texts, run.thoughts = [parted.answer], [parted.reasoning or ""]
         metrics = RunMetrics(
             prompt_tokens=report.prompt_tokens,
             cached_prompt_tokens=report.cached_prompt_tokens,
@@ -378,9 +381,9 @@ class Worker:
         total_s = run.elapsed_s()
         rest = reader.finish()
         run.take_rest(stops.push(rest.answer) + stops.finish(), rest.thought)
-        whole = marks is None and not (request.raw_prompt or prompt.replied or stops.found)
+        whole = not (any(run.thoughts) or request.raw_prompt or prompt.replied or stops.found)
         if whole and (used := marks_of_reply("".join(run.texts))):
-            reader = reread(encoder.tokenizer, used, run)
+            reader = reread(encoder.tokenizer, *used, run)
         metrics = RunMetrics(
             prompt_tokens=len(prompt_ids),
             cached_prompt_tokens=report.cached_prompt_tokens if report else None,

@@ -136,7 +136,7 @@ def test_another_arena_brings_its_own_token_times(world):
     assert len(metrics.piece_offsets_s) == len(WORDS)
 
 
-@pytest.mark.parametrize("model", ["thinks", "thinks-aloud"])
+@pytest.mark.parametrize("model", ["thinks", "thinks-aloud", "thinks-in-brackets"])
 def test_a_thought_is_told_apart_from_the_answer(world, model):
     events = []
     finished = world.ask(model, on_event=events.append)
@@ -145,6 +145,11 @@ def test_a_thought_is_told_apart_from_the_answer(world, model):
     assert "".join(piece.thought for piece in pieces) == finished.reasoning
     assert pieces[0].thought
     assert not pieces[-1].thought
+
+
+def test_a_thought_that_is_only_ended_is_told_apart_in_the_end(world):
+    finished = world.ask("ends-a-thought")
+    assert (finished.reasoning, finished.text) == ("Let me see.", TEXT)
 
 
 def test_thinking_can_be_switched_and_who_cannot_says_so(world, double):

@@ -22,7 +22,20 @@ USAGE = {
     "prompt_tokens_details": {"cached_tokens": 4},
 }
 MODELS = (
-    *("good", "silent", "llama", "ollama", "arena", "whole", "old", "strict", "thinks", "thinks-aloud"),
+    *(
+        "good",
+        "silent",
+        "llama",
+        "ollama",
+        "arena",
+        "whole",
+        "old",
+        "strict",
+        "thinks",
+        "thinks-aloud",
+        "thinks-in-brackets",
+        "ends-a-thought",
+    ),
     *(
         "no-key",
         "no-model",
@@ -158,6 +171,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _thinks_aloud(self, _body: Any) -> None:
         """Leaves the model's own marks in, cut anywhere."""
         texts = [_delta({"content": text}) for text in ("<th", "ink>Let me", " see.</thi", "nk>\n\n")]
+        self._stream([*texts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
+
+    def _thinks_in_brackets(self, _body: Any) -> None:
+        texts = [_delta({"content": text}) for text in ("[THINK]Let me", " see.[/TH", "INK]")]
+        self._stream([*texts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
+
+    def _ends_a_thought(self, _body: Any) -> None:
+        """Its template began the thought, and it says so to nobody."""
+        texts = [_delta({"content": text}) for text in ("Let me", " see.\n</thi", "nk>\n\n")]
         self._stream([*texts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
 
     def _no_key(self, _body: Any) -> None:

@@ -33,6 +33,16 @@ WHOLE = [
     ("Here is my thought process: Here is my response:", "",
      "Here is my thought process: Hm.\n\nHere is my response: Yes.", "Hm.", "Yes."),
     ("<|channel>thought <channel|>", "<|turn>model\n", "<|channel>thought\nHm.\n<channel|>Yes.", "Hm.", "Yes."),
+    ("<|channel>thought <channel|>", "", "<|channel>thought\nHm.<channel|><|channel>thought\nSo.<channel|>Yes.",
+     "Hm.\n\nSo.", "Yes."),
+    ("<think>", "<think>\n\n</think>\n\n", "<think>\nHm.\n</think>\n\nYes.", "Hm.", "Yes."),  # off, and all the same
+    ("<think>", "", "<think>\n\n</think>\n\n<think>\nHm.\n</think>\nYes.", "Hm.", "Yes."),
+    ("<think>", "", "<think>Hm.</think>\n<think>So.</think>Yes: `<think>`", "Hm.\n\nSo.", "Yes: `<think>`"),
+    ("<think>", "", "<think>Hm.</think>\n```\n<think>\n</think>\n```", "Hm.", "```\n<think>\n</think>\n```"),
+    ("Here is my thought process: Here is my response:", "",  # what Granite also says, whatever its template says
+     "Here's my thought process: Hm.\n\nHere's my response: Yes.", "Hm.", "Yes."),
+    ("Here are my reasoning steps:", "<|assistant|>\nHere are my reasoning steps:\n",
+     "Hm.\n[BEGIN FINAL RESPONSE]\nYes.\n[END FINAL RESPONSE]", "Hm.", "Yes."),
     ("<|inner_prefix|>", "", "<|inner_prefix|>Hm.<|inner_suffix|>Yes.", "Hm.", "Yes."),
 ]  # fmt: skip
 
@@ -77,8 +87,9 @@ WORDS = st.text(alphabet="abc <>/think\n", max_size=30)
 @given(SPACE, WORDS, WORDS)
 def test_a_whole_reply_that_begins_with_a_thought_and_closes_it_is_both(space, thought, answer):
     assume("</think>" not in thought)
+    assume(not any(each.lstrip().startswith("<think>") for each in (thought, answer)))
     text = f"{space}<think>{thought}</think>{answer}"
-    parted = part(text, marks_of_reply(text))
+    parted = part(text, *marks_of_reply(text))
     assert parted == Parted(thought.strip() or None, answer.lstrip())
 
 
@@ -91,8 +102,35 @@ def test_any_other_text_is_left_as_it_is(before, after):
         f"<think>{before}",
     ):
         if not text.lstrip().startswith("<think>") or "</think>" not in text:
-            assert marks_of_reply(text) is None
-            assert part(text, marks_of_reply(text)) == Parted(None, text)
+            if "<think>" in text:
+                assert marks_of_reply(text) is None
+            assert part(text, None) == Parted(None, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "parted"),
+    [
+        ("Is it so?\n</think>\n\nYes.", Parted("Is it so?", "Yes.")),  # the template opened it, unseen
+        ("Is it\n\nso? </think> \nYes.", Parted("Is it\n\nso?", "Yes.")),
+        ("[THINK]Is it so?[/THINK]Yes.", Parted("Is it so?", "Yes.")),
+        ("Is it so?[/THINK]\nYes.", Parted("Is it so?", "Yes.")),
+        ("<seed:think>Is it so?</seed:think>Yes.", Parted("Is it so?", "Yes.")),
+        (
+            "<|channel|>analysis<|message|>So?<|end|><|start|>assistant<|channel|>final<|message|>Yes.",
+            Parted("So?", "Yes."),
+        ),
+        ("A thought ends with `</think>`\nand that is all.", None),
+        ("Like this:\n```\nThought\n</think>\nAnswer\n```", None),
+        ("First <think>\n</think>\nThen the answer.", None),
+        ("The end is </think>\nand the beginning is <think>.", None),
+        ("</think> ends it.", None),
+        ("It ends with\n</think>\n", None),
+        ("Here is my thought process: none.\nHere is my response: none.", None),
+    ],
+)
+def test_a_whole_reply_shows_what_it_is(text, parted):
+    used = marks_of_reply(text)
+    assert (used and part(text, *used)) == parted
 
 
 def test_marks_are_known_by_control_tokens_alone():

@@ -165,6 +165,9 @@ def test_a_model_that_knows_no_marks_keeps_its_text_unless_a_thought_shows_in_th
         assert view.metrics.reasoning_tokens == 0
         assert view.metrics.answer_tokens == view.metrics.output_tokens
         assert view.metrics.first_answer_s == view.metrics.ttft_s
+    only_ended = world.ask(REPLY.replace("<think>\n", "")).runs[0].view()
+    assert (only_ended.reasoning, only_ended.text) == ("A thought about it.", "The answer is 4.")
+    assert world.rows()[-1]["text"] == only_ended.text
     turn = world.ask(REPLY)
     view = turn.runs[0].view()
     assert (view.reasoning, view.text) == ("A thought about it.", "The answer is 4.")
