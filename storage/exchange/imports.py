@@ -190,7 +190,10 @@ _RULES = {
     "targets": "recipe IS NULL OR json_valid(recipe)",
     "conversations": "exact IS NULL OR json_type(exact) = 'object'",
     "turns": "json_type(settings) = 'object' AND mode IN ('together', 'in-turn') "
-    "AND (exact IS NULL OR json_type(exact) = 'object') AND (earlier IS NULL OR json_type(earlier) = 'array')",
+    "AND (exact IS NULL OR json_type(exact) = 'object') AND (earlier IS NULL OR "
+    "json_type(earlier) = 'array' AND NOT EXISTS (SELECT 1 FROM json_each(earlier) "
+    "WHERE json_type(value) IS NOT 'array' OR json_array_length(value) <> 2 "
+    "OR json_type(value, '$[0]') <> 'text' OR json_type(value, '$[1]') <> 'text'))",
     "runs": "status IN ('running', 'finished', 'stopped', 'failed', 'interrupted') "
     "AND typeof(panel) = 'integer' AND typeof(attempt) = 'integer' AND contended IN (0, 1) "
     "AND (disturbed IS NULL OR disturbed IN (0, 1)) AND stamp_rule IN ('start', 'end') "
@@ -220,7 +223,10 @@ def _check(db: Database) -> None:
             bad = _number(
                 db, f"SELECT count(*) FROM other.{table} WHERE {' OR '.join(wrong)} OR NOT ({_RULES[table]})"
             )
-        except sqlite3.OperationalError as error:  # malformed JSON
+            texts = ", ".join(name for name, kind in columns if kind == "TEXT")
+            for _ in db.execute(f"SELECT {texts} FROM other.{table}"):
+                pass  # SQLite keeps any bytes as text; Python reads none but UTF-8, and then no page could be read
+        except sqlite3.OperationalError as error:  # malformed JSON, or text that is none
             raise StoreError(f"The file has {table} that no history would have ({error}).") from error
         if bad:
             raise StoreError(

@@ -101,6 +101,35 @@ def test_numbers_and_dates_out_of_range_are_refused(store, foreign, sql):
 
 
 @pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE runs SET text = CAST(x'ff41' AS TEXT)",
+        "UPDATE turns SET prompt = CAST(x'eda080' AS TEXT)",
+        "UPDATE conversations SET title = CAST(x'c3' AS TEXT)",
+        "UPDATE targets SET engine = CAST(x'41ff' AS TEXT)",
+        "UPDATE turns SET earlier = '[1, 2]'",
+        "UPDATE turns SET earlier = '[[\"user\", 5]]'",
+        'UPDATE turns SET earlier = \'[{"role": "user", "content": "x", "more": 1}]\'',
+        'UPDATE turns SET earlier = \'[["user", "x", "more"]]\'',
+    ],
+)
+def test_what_no_page_could_read_is_refused(store, foreign, sql):
+    path, spoil = foreign
+    spoil(sql)
+    assert "that no history would have" in refused(store, path)
+    for summary in store.conversations().summaries:
+        assert store.conversation(summary.id)
+
+
+def test_a_chat_that_came_with_a_prompt_is_taken(store, foreign):
+    path, spoil = foreign
+    spoil('UPDATE turns SET earlier = \'[["user", "x"], ["assistant", ""]]\'')
+    assert import_file(store.file, path).runs == 3
+    summary = store.conversations().summaries[0]
+    assert store.conversation(summary.id).turns[0].earlier[0].content == "x"
+
+
+@pytest.mark.parametrize(
     ("column", "value"),
     [
         ("total_s", float("inf")),
