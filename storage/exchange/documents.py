@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from storage.exchange.harmless import for_terminal
+from storage.exchange.harmless import for_markdown, for_markdown_line, for_terminal
 from storage.records import Conversation, Run, Turn
 
 
@@ -14,12 +14,12 @@ def conversation_markdown(conversation: Conversation) -> str:
         conversation.title or (conversation.turns[0].prompt if conversation.turns else None) or "Conversation"
     )
     head = [
-        f"# {' '.join(title.split())[:120]}",
+        f"# {for_markdown_line(' '.join(title.split())[:120])}",
         "",
         f"{conversation.created_at} · {len(conversation.turns)} turns",
     ]
     if conversation.imported_from:
-        head.append(f"Imported from {conversation.imported_from}.")
+        head.append(f"Imported from {for_markdown_line(conversation.imported_from)}.")
     turns = (_turn(turn, number) for number, turn in enumerate(conversation.turns, 1))
     return for_terminal("\n".join([*head, "", *turns]))  # people look at Markdown with `cat`, too
 
@@ -52,15 +52,16 @@ def _vote(turn: Turn) -> str:
 
 def _run(run: Run) -> str:
     again = f", attempt {run.attempt}" if run.attempt > 1 else ""
-    reply = run.text if run.text is not None else "*(no text)*"
-    lines = [f"### {run.target.spelling} · {run.target.model}{again}", ""]
+    reply = for_markdown(run.text) if run.text is not None else "*(no text)*"
+    lines = [f"### {for_markdown_line(f'{run.target.spelling} · {run.target.model}')}{again}", ""]
     if run.reasoning:
         lines += [f"*{thought(run)}:*", "", _quoted(run.reasoning), ""]
-    lines += [reply, "", f"*{figures(run)}*"]
+    lines += [reply, "", f"*{for_markdown_line(figures(run))}*"]
     if run.note:
-        lines.append(f"\n{run.note}")
+        lines.append(f"\n{for_markdown_line(run.note)}")
     if run.error_message:
-        lines.append(f"\n**{run.error_message}**{' ' + run.error_remedy if run.error_remedy else ''}")
+        remedy = f" {for_markdown_line(run.error_remedy)}" if run.error_remedy else ""
+        lines.append(f"\n**{for_markdown_line(run.error_message)}**{remedy}")
     return "\n".join(lines)
 
 
@@ -99,7 +100,7 @@ def figures(run: Run) -> str:
 
 
 def _quoted(text: str | None) -> str:
-    return "\n".join(f"> {line}" for line in (text or "(text not kept)").split("\n"))
+    return "\n".join(f"> {line}" for line in for_markdown(text or "(text not kept)").split("\n"))
 
 
 def file_name(conversation: Conversation, suffix: str) -> str:

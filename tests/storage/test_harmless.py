@@ -5,8 +5,10 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 
 from engines.protocol import Target
 from engines.runtime.worker_process import PROJECT_ROOT
@@ -14,7 +16,7 @@ from storage.exchange import exports
 from storage.exchange.documents import conversation_markdown
 from storage.exchange.harmless import for_spreadsheet, for_terminal
 from storage.records import Filter
-from tests.storage.filling import run, turn
+from tests.storage.filling import CPU, run, turn
 from ui.chat.run_view import RunView
 from ui.cli.run import run_document, run_text
 
@@ -89,6 +91,45 @@ def test_a_reply_is_shown_and_exported_harmless(store, tmp_path):
     exports.export_selection(store.file, Filter(), tmp_path / "out.jsonl", "jsonl")
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert {json.loads(line)["text"] for line in lines} == {NASTY, "\n=cmd|'/c calc'!A1", "＝1+1"}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Look: <script>alert(1)</script>",
+        '<img src="https://spy.example/1.png">',
+        "![](https://spy.example/1.png)",
+        "![a][b]\n\n[b]: https://spy.example/1.png",
+        "[here](javascript:alert(1))",
+        "[here](java&#x73;cript:alert(1))",
+        "[here][b]\n\n[b]: <data:text/html,x>",
+        "<javascript:alert(1)>",
+        "[finished]: javascript:alert(1)",
+        "It was cut here:\n```python\nprint(1)",
+        "~~~~\n~~~",
+        "<!-- all that follows",
+        "````\n```\n",
+        "<details><summary>more",
+    ],
+)
+def test_a_markdown_export_shows_a_reply_and_obeys_none(store, reply):
+    conversation_id = store.start_conversation("A <b>title</b> ![](https://spy.example) `")
+    run(store, turn(store, conversation_id, reply), reply, target=replace(CPU, model="<b>m</b>"))
+    markdown = conversation_markdown(store.conversation(conversation_id))
+    page = MarkdownIt("commonmark")
+    page.validateLink = lambda _url: True
+    blocks = page.parse(markdown)
+    tokens = [*blocks, *(child for block in blocks for child in block.children or ())]
+    assert not [t for t in tokens if t.type in ("html_block", "html_inline", "image", "link_open")]
+    assert [t.content for t in tokens if t.type == "fence"] == [f"{reply}\n"] * 2
+    assert blocks[-2].content.startswith("*finished, TTFT")  # what follows the reply is not part of it
+
+
+def test_plain_markdown_is_exported_as_it_was_written(store):
+    reply = "## Steps\n\n1. **Do** `<this>`\n\n```html\n<b>x</b>\n```\n\n[more](https://example.org) & 1 < 2 <https://a.example>"
+    conversation_id = store.start_conversation("Steps")
+    run(store, turn(store, conversation_id, reply), reply)
+    assert f"\n{reply}\n" in conversation_markdown(store.conversation(conversation_id))
 
 
 def test_run_prints_it_harmless_and_json_exact():
