@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -108,9 +109,12 @@ def default_data_dir() -> Path:
 
 def writable(data_dir: Path) -> Path:
     """The data directory, made if need be; raises SettingsError when nothing can be written there."""
-    data_dir = data_dir.expanduser().resolve()
+    data_dir = data_dir.expanduser()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
+        # Only now: a Python of the Microsoft Store makes what is new in AppData elsewhere, and only an existing
+        # folder tells where (https://docs.python.org/3/using/windows.html, "Redirection of local data").
+        data_dir = data_dir.resolve()
         probe = data_dir / f".writable-{os.getpid()}"
         probe.write_bytes(b"")
         probe.unlink()
@@ -296,6 +300,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(arguments)
 
 
+def nobody_reads(error: OSError) -> bool:
+    """Whether whoever read our output has seen enough (`… | head`). Windows calls that EINVAL (cpython#79935)."""
+    refused = os.name == "nt" and error.errno == errno.EINVAL and error.filename is None
+    return refused or isinstance(error, BrokenPipeError)
+
+
 def _main(arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every character of a reply
         with contextlib.suppress(AttributeError, OSError):
@@ -314,7 +324,9 @@ def _main(arguments: Sequence[str] | None) -> int:
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough (`… | head`)
+    except OSError as error:
+        if not nobody_reads(error):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_USAGE
 

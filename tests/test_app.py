@@ -1,6 +1,7 @@
 """The command line as a person uses it: real processes, exit codes, one clear sentence for what cannot be."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import psutil
 import pytest
 
+from app import SettingsError, nobody_reads, writable
 from engines.runtime.worker_process import PROJECT_ROOT
 
 TARGETS = (
@@ -197,6 +200,43 @@ def test_an_unwritable_data_directory_is_one_sentence(tmp_path):
     assert result.returncode == 2
     assert "--data-dir" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_data_directory_that_the_system_makes_elsewhere_has_one_name(tmp_path, monkeypatch):
+    """As for a Python of the Microsoft Store in AppData: what did not exist before is made in a folder of its own."""
+    asked, real, make = tmp_path / "AppData" / "BackendArena", tmp_path / "Packages", Path.mkdir
+
+    def redirected(self, *arguments, **options):
+        if self == asked and not self.exists():
+            make(real)
+            make(self.parent, exist_ok=True)
+            self.symlink_to(real, target_is_directory=True)
+            return
+        make(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", redirected)
+    try:
+        first = writable(asked)
+    except SettingsError:
+        pytest.skip("links need a right that this account has not (Windows without developer mode)")
+    assert first == writable(asked) == real.resolve()
+
+
+@pytest.mark.parametrize(
+    ("system", "error", "seen_enough"),
+    [
+        ("posix", BrokenPipeError(errno.EPIPE, "Broken pipe"), True),
+        ("posix", OSError(errno.EINVAL, "Invalid argument"), False),
+        ("nt", OSError(errno.EINVAL, "Invalid argument"), True),
+        ("nt", OSError(errno.EINVAL, "Invalid argument", "con?.txt"), False),
+        ("nt", OSError(errno.ENOSPC, "No space left on device"), False),
+    ],
+)
+def test_whether_whoever_read_the_output_has_seen_enough(system, error, seen_enough, monkeypatch):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(os, "name", system)
+        found = nobody_reads(error)
+    assert found == seen_enough
 
 
 def test_the_page_is_served_and_ends_without_leftovers(tmp_path):
