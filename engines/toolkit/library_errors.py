@@ -18,6 +18,10 @@ _MEMORY_SIGNS = (
     "not enough memory",
     "failed to allocate",
     "can't allocate memory",
+    "cannot allocate memory",
+    # Windows says these two in its user's language, so their numbers tell:
+    "error 1455",  # ERROR_COMMITMENT_LIMIT, “The paging file is too small …”
+    "8007000e",  # E_OUTOFMEMORY, of DirectML
 )
 
 _MEMORY_REMEDY = "Unload other models, choose int4, or close other programs."

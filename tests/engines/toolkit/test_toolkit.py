@@ -1,9 +1,11 @@
 """How much of a kept KV cache a prompt may use, and what model folders say about their length."""
 
+import errno
+
 import pytest
 
 from engines.toolkit.kv_cache import LEAST_TOKENS, reusable_tokens
-from engines.toolkit.library_errors import first_sentence
+from engines.toolkit.library_errors import first_sentence, is_memory_error
 from engines.toolkit.model_config import context_tokens, rope_grows, rope_switch
 
 KEPT = list(range(100, 160))
@@ -96,3 +98,18 @@ def test_a_library_message_is_cut_to_its_telling_line():
     assert first_sentence(RuntimeError(raw)) == "The file is broken"
     assert len(first_sentence(RuntimeError("x" * 1000))) == 240
     assert first_sentence(RuntimeError("")) == "RuntimeError"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 6442450944 bytes.",
+        "[WinError 1455] Die Auslagerungsdatei ist zu klein, um diesen Vorgang durchzuführen",
+        "页面文件太小，无法完成操作。 (os error 1455)",
+        "Exception(3) tid(4304) 8007000E Für diesen Vorgang sind nicht genügend Speicherressourcen verfügbar.",
+        str(OSError(errno.ENOMEM, "Cannot allocate memory")),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_any_language(said):
+    assert is_memory_error(RuntimeError(said))
+    assert not is_memory_error(RuntimeError("[WinError 126] Das angegebene Modul wurde nicht gefunden"))
