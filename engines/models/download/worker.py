@@ -464,6 +464,11 @@ def _explain_os_error(error: Exception, repository: str) -> DownloadError:
             f"The disk became full while getting {repository}.",
             "Free some space, or point HF_HOME to another disk; it carries on where it stopped.",
         )
+    if isinstance(error, OSError) and _is_too_long(error):
+        return DownloadError(
+            f"{repository} could not be stored: Windows refused a path longer than 260 characters.",
+            "Enable long paths in Windows, or point HF_HOME to a folder with a short name (for example C:\\hf).",
+        )
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if type(error).__module__.startswith(("httpx", "httpcore")) or isinstance(error, ConnectionError):
         return DownloadError(
@@ -473,6 +478,15 @@ def _explain_os_error(error: Exception, repository: str) -> DownloadError:
     return DownloadError(
         f"{repository} could not be downloaded: {reason}.", "Try again; the log has the details."
     )
+
+
+def _is_too_long(error: OSError) -> bool:
+    """Windows calls a path too long, or one that does not exist; a folder's may have 247 characters, a file's 259.
+
+    https://learn.microsoft.com/windows/win32/fileio/maximum-file-path-limitation
+    """
+    refused = getattr(error, "winerror", None) in (3, 206)  # ERROR_PATH_NOT_FOUND, ERROR_FILENAME_EXCED_RANGE
+    return refused and any(len(str(name)) > 247 for name in (error.filename, error.filename2))
 
 
 def _size(count: float) -> str:

@@ -1,5 +1,6 @@
 """Downloads against a local server that speaks the Hub's API, with everything that can go wrong on a home line."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.engine import ModelError
+from engines.models.download.worker import _explain_os_error
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.processes.jobs import CancelledError
@@ -229,6 +231,26 @@ def test_a_full_disk_is_said_before_the_download(hub, fresh, tmp_path):
     finally:
         hub_server._sibling = original
     assert real("arena/huge")
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "said"),
+    [
+        (206, "C:\\cache\\" + "long\\" * 60, "longer than 260 characters"),  # a folder in the snapshot
+        (3, "C:\\cache\\" + "long\\" * 50 + "model.onnx", "longer than 260 characters"),  # a file in it
+        (3, "X:\\cache", "could not be downloaded"),  # there is no such drive
+        (5, "C:\\cache\\" + "long\\" * 60, "could not be downloaded"),
+    ],
+)
+def test_a_path_too_long_for_windows_is_said(number, name, said):
+    error = FileNotFoundError(2, "The system cannot find the path specified", "C:\\cache\\blob", None, name)
+    if os.name != "nt":
+        error.winerror = number
+    else:
+        error = OSError(0, "The system cannot find the path specified", "C:\\cache\\blob", number, name)
+    explained = _explain_os_error(error, "org/name")
+    assert said in str(explained)
+    assert ("HF_HOME" in explained.remedy) == ("260" in said)
 
 
 def test_a_model_without_usable_weights_is_said(hub, fresh, tmp_path):
