@@ -156,11 +156,13 @@ def serve(arguments: argparse.Namespace) -> int:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         from ui.heap import give_back_at_once
+        from ui.lost_lines import keep_quiet_about_them
         from ui.page import build as build_page
         from ui.share.owner_panel import machine_name
         from ui.theme import launch_options
 
         give_back_at_once()
+        keep_quiet_about_them()
         interrupted = arena.store.mark_interrupted()
         sharing = Sharing(door, settings, made, port, lambda local: GradioTunnel(local, arena.data_dir))
         visitors = Visitors(door, arena.store, arena.turns)
