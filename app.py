@@ -34,7 +34,7 @@ from storage.store import Store, StoreError
 from ui.api.keys import KeyNameError
 from ui.arena import Arena
 from ui.chat.turns import TurnError, Turns
-from ui.cli import doctor, history, keys, measure, models, run, setup
+from ui.cli import absolute, doctor, history, keys, measure, models, run, setup
 from ui.cli.terminal import harmless_output
 from ui.measure.desk import Desk
 from ui.share.door import Door
@@ -99,7 +99,7 @@ def arena_on(arguments: argparse.Namespace) -> Iterator[Arena]:
 def default_data_dir() -> Path:
     """Where this system keeps a program's data; BACKEND_ARENA_DATA overrides it."""
     if chosen := os.environ.get("BACKEND_ARENA_DATA"):
-        return models.absolute(chosen)
+        return absolute(chosen)
     if os.name == "nt":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "BackendArena"
     if sys.platform == "darwin":
@@ -240,7 +240,7 @@ def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data-dir",
-        type=models.absolute,
+        type=absolute,
         default=argparse.SUPPRESS,
         help="folder for models, the log and caches",
     )

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from storage import housekeeping
@@ -18,6 +17,7 @@ from storage.exchange.harmless import for_terminal
 from storage.filters import VOTES
 from storage.records import Conversation, Filter, Summary
 from storage.store import FILE_NAME, Store, StoreError
+from ui.cli import absolute
 
 NOT_FOUND = 1
 _EXPORTS_ONE = ("md", "json")
@@ -41,7 +41,7 @@ def register(subparsers: Any) -> None:
     show.add_argument("id", help="as `history search` prints it; its last characters are enough")
 
     export = _action(actions, "export", _export, "write one conversation, a selection of runs, or everything")
-    export.add_argument("output", type=Path, metavar="FILE", help="where to; its ending tells the format")
+    export.add_argument("output", type=absolute, metavar="FILE", help="where to; its ending tells the format")
     export.add_argument("--format", choices=(*_EXPORTS_ONE, *_EXPORTS_MANY), help="md and json need --id")
     export.add_argument("--id", help="just this conversation")
     export.add_argument("--query", metavar="WORDS", help="conversations in which all words occur")
@@ -49,7 +49,7 @@ def register(subparsers: Any) -> None:
 
     bring = _action(actions, "import", _import, "merge another machine's database or export, nothing twice")
     bring.add_argument(
-        "source", type=Path, metavar="FILE", help="a .sqlite3 database, .jsonl or .json export"
+        "source", type=absolute, metavar="FILE", help="a .sqlite3 database, .jsonl or .json export"
     )
     bring.add_argument("--name", help="what to call the machine it comes from, instead of its own name")
 
@@ -66,7 +66,7 @@ def register(subparsers: Any) -> None:
 
 def _action(actions: Any, name: str, run: Callable[[Store, argparse.Namespace], int], text: str) -> Any:
     parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, help="folder of the history")
+    parser.add_argument("--data-dir", type=absolute, default=argparse.SUPPRESS, help="folder of the history")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=lambda arguments: _with_store(run, arguments))
     return parser

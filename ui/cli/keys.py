@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ui.api.keys import ApiKeys
+from ui.cli import absolute
 
 
 def register(subparsers: Any) -> None:
@@ -26,7 +26,7 @@ def register(subparsers: Any) -> None:
 
 def _action(actions: Any, name: str, run: Callable[[ApiKeys, argparse.Namespace], int], text: str) -> Any:
     parser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-    parser.add_argument("--data-dir", type=Path, default=argparse.SUPPRESS, help="folder of the keys")
+    parser.add_argument("--data-dir", type=absolute, default=argparse.SUPPRESS, help="folder of the keys")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.set_defaults(run=lambda arguments: run(ApiKeys(arguments.data_dir), arguments))
     return parser

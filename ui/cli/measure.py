@@ -21,6 +21,7 @@ from engines.protocol import DEMO_MODEL, Target
 from engines.runtime.manager import EngineFailure
 from ui import format as fmt
 from ui.arena import Arena, OpenArena
+from ui.cli import absolute
 from ui.measure.desk import DeskError
 from ui.measure.estimate import estimate, rates_in, roughly
 from ui.measure.tuning import tune_and_keep
@@ -80,20 +81,20 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     command.add_argument("--resume", metavar="ID", help="go on with a measurement that was stopped")
     for name, what in (("json", "all of it as JSON"), ("html", "a report that opens anywhere")):
         command.add_argument(
-            f"--{name}", type=Path, metavar="FILE", help=f"write {what} (-: to the terminal)"
+            f"--{name}", type=_file, metavar="FILE", help=f"write {what} (-: to the terminal)"
         )
     for name, what in (
         ("md", "Markdown"),
         ("csv", "every repeat as CSV"),
         ("jsonl", "JSON Lines as llama-bench's"),
     ):
-        command.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"write {what}")
+        command.add_argument(f"--{name}", type=_file, metavar="FILE", help=f"write {what}")
     command.add_argument(
-        "--against", type=Path, metavar="FILE", help="hold it against an earlier or another machine's JSON"
+        "--against", type=_file, metavar="FILE", help="hold it against an earlier or another machine's JSON"
     )
     command.add_argument(
         "--foreign",
-        type=Path,
+        type=_file,
         action="append",
         default=[],
         metavar="FILE",
@@ -101,6 +102,11 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     )
     command.add_argument("--private", action="store_true", help="keep machine name, folders and own prompts")
     command.set_defaults(run=lambda arguments: _measure(arguments, open_arena))
+
+
+def _file(text: str) -> Path:
+    """A file, or `-`, the terminal."""
+    return Path(text) if text == "-" else absolute(text)
 
 
 def _positive(text: str) -> int:

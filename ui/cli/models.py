@@ -30,6 +30,7 @@ from engines.models.together import (
 )
 from engines.protocol import EngineSpec, Progress, ProtocolError, Target, to_jsonable
 from engines.runtime.manager import EngineManager
+from ui.cli import absolute
 
 Reply = tuple[int, Any, list[str]]
 """Exit status, the JSON document, the lines for a terminal."""
@@ -76,11 +77,6 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     remove.add_argument("what", metavar="MODEL|ID")
     imported = _action(actions, "import", "offer a model folder on disk; it stays where it is", _import)
     imported.add_argument("folder")
-
-
-def absolute(path: str) -> Path:
-    """A path that means the same wherever a child process works."""
-    return Path(path).expanduser().absolute()
 
 
 def _action(

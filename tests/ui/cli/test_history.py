@@ -124,3 +124,30 @@ def test_nothing_heavy_is_loaded():
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_path_means_what_it_says_wherever_it_stands(tmp_path, data_dir, monkeypatch):
+    """Shells leave the `~` of `--data-dir=~/folder` to the program; once it made a folder of that name."""
+    (tmp_path / "home").mkdir()
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert history(data_dir, "search", "--data-dir", "~/elsewhere") == 0
+    assert (tmp_path / "home" / "elsewhere" / "arena.sqlite3").exists()
+    assert history(data_dir, "export", "~/all.csv") == 0
+    with pytest.raises(StoreError, match="home.all.sqlite3 cannot be read"):
+        history(data_dir, "import", "~/all.sqlite3", "--data-dir=~/elsewhere")
+    assert (tmp_path / "home" / "all.csv").exists()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("command", ["history search", "keys list", "models list"])
+def test_every_command_takes_a_data_dir_alike(command, tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    from app import parser
+
+    for words in ([*command.split(), "--data-dir=~/a"], ["--data-dir=~/a", *command.split()]):
+        assert parser().parse_args(words).data_dir == tmp_path / "a"
+    assert parser().parse_args([*command.split(), "--data-dir=b"]).data_dir == tmp_path / "b"
