@@ -20,7 +20,7 @@ _CONTROLS = re.compile(
 _FORMULA = "=+-@−"
 _LINKS = ("http://", "https://", "mailto:", "#")
 _WHAT_FOLLOWS = "What follows."
-_LONGEST_PARSED = 200_000
+_LONGEST_PARSED = 60_000
 _SPREADSHEET_SEES = ("\t", "\r", "\n")
 """Spreadsheets drop these before they look for a formula, each in its own way."""
 

@@ -135,7 +135,7 @@ def test_a_path_means_what_it_says_wherever_it_stands(tmp_path, data_dir, monkey
     assert history(data_dir, "search", "--data-dir", "~/elsewhere") == 0
     assert (tmp_path / "home" / "elsewhere" / "arena.sqlite3").exists()
     assert history(data_dir, "export", "~/all.csv") == 0
-    with pytest.raises(StoreError, match="home.all.sqlite3 cannot be read"):
+    with pytest.raises(StoreError, match=r"home.all\.sqlite3 cannot be read"):
         history(data_dir, "import", "~/all.sqlite3", "--data-dir=~/elsewhere")
     assert (tmp_path / "home" / "all.csv").exists()
     assert not (tmp_path / "~").exists()
