@@ -68,24 +68,17 @@ def _work(
 
 
 class _ProgressLine:
-    """Progress on stderr: one line rewritten in a terminal, one line per step in a log."""
+    """Progress on stderr, a line now and then: a terminal is sent no control characters (ui/cli/terminal.py)."""
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
         self._last = ""
-        self._at = 0.0
+        self._at = float("-inf")
 
     def __call__(self, progress: Progress) -> None:
         share = "" if progress.fraction is None else f"{progress.fraction:4.0%} "
-        if self._terminal:
-            sys.stderr.write(
-                f"\r\x1b[K{share}{progress.text[:90]}" + ("\n" if progress.fraction == 1 else "")
-            )
-        elif progress.text != self._last and (time.monotonic() - self._at > 5 or progress.fraction == 1):
-            self._at = time.monotonic()
-            sys.stderr.write(f"{share}{progress.text}\n")
-        self._last = progress.text
-        sys.stderr.flush()
+        if progress.text != self._last and (time.monotonic() - self._at > 5 or progress.fraction == 1):
+            self._at, self._last = time.monotonic(), progress.text
+            print(f"{share}{progress.text}", file=sys.stderr, flush=True)
 
 
 def _record(status: EnvironmentStatus) -> dict[str, Any]:
