@@ -92,7 +92,8 @@ def _foundry_port() -> int | None:
         told = subprocess.run(
             [command, "service", "status"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",  # it greets with pictures, which a Windows code page may not know
+            errors="replace",
             timeout=_FOUNDRY_TIMEOUT_S,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         ).stdout

@@ -122,7 +122,7 @@ def parse_option(text: str) -> tuple[str, str]:
     name, equals, url = text.partition("=")
     if not equals:
         raise EngineError(
-            f"“{text}” names no server.", "Write NAME=URL, for example ollama=http://localhost:11434/v1"
+            f"“{text}” names no server.", "Write NAME=URL, for example ollama=http://127.0.0.1:11434/v1"
         )
     return _checked_name(name), _checked_url(url)
 
@@ -145,7 +145,7 @@ def _checked_url(url: str) -> str:
     except ValueError:
         parts, port = None, None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise EngineError(f"“{url}” is not a server's address.", "Write it like http://localhost:11434/v1")
+        raise EngineError(f"“{url}” is not a server's address.", "Write it like http://127.0.0.1:11434/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise EngineError(
             "A server's address may hold no user, password or parameters.",

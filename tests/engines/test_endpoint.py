@@ -9,6 +9,7 @@ import time
 import pytest
 import trustme
 
+from engines.endpoints import discovery
 from engines.endpoints.discovery import Known, find_servers
 from engines.endpoints.keys import Keys
 from engines.endpoints.registry import SETTINGS, Endpoints, parse_option
@@ -400,3 +401,14 @@ def test_local_servers_are_found_on_loopback_by_asking(double):
         assert found[0].models == MODELS
         as_foundry = find_servers(known[:1], foundry_port=lambda: other.server_address[1])
     assert [server.title for server in as_foundry] == ["One"]  # it answers under /v3, not /v1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="writes a shell script")
+def test_a_command_that_speaks_another_code_page_is_understood(tmp_path, monkeypatch):
+    command = tmp_path / "foundry"
+    command.write_bytes(
+        b"#!/bin/sh\necho '\xf0\x9f\x9f\xa2 \x81 running on http://127.0.0.1:61234/openai/status'\n"
+    )
+    command.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert discovery._foundry_port() == 61234

@@ -39,7 +39,7 @@ class Servers:
             )
             url = gr.Textbox(
                 label="Address",
-                placeholder="http://localhost:11434/v1",
+                placeholder="http://127.0.0.1:11434/v1",
                 elem_id="server-url",
                 min_width=240,
                 scale=3,
