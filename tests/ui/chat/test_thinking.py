@@ -17,6 +17,7 @@ from storage.store import Store
 from tests.helpers import echo_engine
 from tests.helpers.worlds import DEMO_WEIGHTS, OneFolder
 from ui.chat.conversations import Talks
+from ui.chat.gates import FairLine, Limits, VisitorGate
 from ui.chat.settings import Settings, logged_settings
 from ui.chat.turns import Turns
 from ui.cli.run import run_document, run_text
@@ -155,6 +156,17 @@ def test_a_reply_cut_in_its_thought_goes_on_thinking(world):
     assert gone_on.reasoning.startswith(cut.reasoning)
     assert gone_on.metrics.prompt_tokens == asked + cut.tokens
     assert world.rows()[1]["reasoning"] == gone_on.reasoning
+
+
+def test_a_visitor_sees_the_thought_too_and_why_there_is_no_answer(world):
+    """Once the panel stayed empty while the model thought, and when that was all."""
+    gate = VisitorGate("a visitor", FairLine(1), Limits())
+    turn = world.turns.send(REPLY, [(1, ECHO)], Settings(max_new_tokens=14), gate=gate)
+    assert turn.wait(60)
+    view = turn.runs[0].view()
+    assert (view.text, bool(view.reasoning), view.reasoning_tokens > 0) == ("", True, True)
+    assert "still thinking" in view.warning
+    assert view.peak_rss_bytes is None
 
 
 @pytest.mark.parametrize("world", [AS_TYPED], indirect=True)
