@@ -64,6 +64,21 @@ def _hasher() -> PasswordHasher:
     return PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)  # as OWASP advises
 
 
+def _whole_hash(text: str, name: str) -> str:
+    """An Argon2 hash, if it is one: cut off, or with its `$` eaten by a shell, no password would ever open it."""
+    from argon2.exceptions import Argon2Error, InvalidHashError, VerifyMismatchError
+
+    try:
+        _hasher().verify(text, "")
+    except VerifyMismatchError:
+        pass
+    except (Argon2Error, InvalidHashError) as error:
+        raise PasswordError(
+            f"What stands for the password of {name} begins like an Argon2 hash and is none; give it whole."
+        ) from error
+    return text
+
+
 @dataclass(frozen=True)
 class Account:
     name: str
@@ -85,10 +100,13 @@ class Accounts:
     def add(self, name: str, role: Role, password: str) -> None:
         """Add or replace an account; `password` may be an Argon2 hash already. Raises PasswordError."""
         if password.startswith("$argon2"):
-            hashed = password
+            hashed = _whole_hash(password, name)
         else:
             hashed = self._hasher.hash(check_password(password, f"The password of {name}"))
         self._accounts[name] = Account(name, role, hashed)
+
+    def knows(self, name: str) -> bool:
+        return name in self._accounts
 
     def drop(self, name: str) -> None:
         self._accounts.pop(name, None)
@@ -125,6 +143,8 @@ def read_accounts(path: Path) -> Accounts:
                 f"Line {number} of {path} is not an account. Write: owner NAME PASSWORD, or visitor NAME PASSWORD."
             )
         try:
+            if accounts.knows(parts[1]):
+                raise PasswordError(f"{parts[1]} has an account already; every name has one.")
             accounts.add(parts[1], Role(parts[0]), parts[2].strip())
         except PasswordError as error:
             raise PasswordError(f"Line {number} of {path}: {error}") from error
