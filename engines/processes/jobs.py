@@ -65,6 +65,7 @@ def run_job(
             cwd=PROJECT,
             env={**given, "PYTHONIOENCODING": "utf-8", **(environment or {})},
             creationflags=_background_flags(),
+            process_group=0,  # Ctrl+C is for us, who cancel it in order
         )
     ours.add(process.pid)
     assert process.stdin is not None

@@ -119,6 +119,7 @@ class WorkerProcess:
                     cwd=self._working_dir or PROJECT_ROOT,
                     env=self._environment(),
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                    process_group=0,  # Ctrl+C is for us, who end it in order; one that starts would die of it
                 )
         except OSError as error:
             return Failed("error", f"The worker could not be started with {self._interpreter}: {error}")

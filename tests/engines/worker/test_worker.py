@@ -165,6 +165,19 @@ def test_the_worker_ends_with_its_parent(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_while_a_worker_starts_is_the_parents_business_too(tmp_path):
+    """A terminal sends it to the whole process group; a Python that is still starting would die of it."""
+    worker = WorkerProcess(sys.executable, tmp_path / "w.log")
+    starting = threading.Thread(target=worker.start, args=(lambda event: None,))
+    starting.start()
+    while worker.pid is None:
+        time.sleep(0.01)
+    assert os.getpgid(worker.pid) not in (os.getpgid(0), os.getpgid(os.getppid()))
+    starting.join()
+    worker.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_is_the_parents_business(tmp_path):
     worker = WorkerProcess(sys.executable, tmp_path / "w.log")
     assert worker.start(lambda event: None) is None
