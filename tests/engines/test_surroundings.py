@@ -18,6 +18,8 @@ SECRETS = {"HF_TOKEN": "hf_secret", "OPENAI_API_KEY": "sk-secret", "BACKEND_AREN
     [
         *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
         *("OPENAI_API_KEY", "DB_PASSWORD", "MY_APIKEY", "BACKEND_ARENA_PASSWORD", "hf_token", "TOKEN"),
+        *("PGPASSWORD", "MYSQL_PWD", "DB_PASS", "AZURE_OPENAI_KEY", "GITHUB_PAT", "SIGNING_KEY", "MyToken"),
+        *("SENTRY_DSN", "SLACK_WEBHOOK_URL", "SERVICE_JWT", "OPENROUTER_KEY"),
     ],
 )
 def test_what_names_a_secret_is_one(name):
@@ -26,10 +28,33 @@ def test_what_names_a_secret_is_one(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "TOKENIZERS_PARALLELISM", "HF_HOME", "HF_HUB_OFFLINE", "KEYBOARD", "OV_CACHE", "AUTHOR"]
+    "name",
+    [
+        "PATH",
+        "TOKENIZERS_PARALLELISM",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "KEYBOARD",
+        "OV_CACHE",
+        "AUTHOR",
+        "PWD",
+        "OLDPWD",
+        "PATHEXT",
+    ],
 )
 def test_what_names_none_is_kept(name):
     assert without_secrets({name: "x"})[name] == "x"
+
+
+def test_an_address_with_a_password_is_a_secret_unless_it_is_a_way_out():
+    given = {
+        "DATABASE_URL": "postgres://me:word@db/x",
+        "CACHE": "redis://:word@cache:6379",
+        "HF_ENDPOINT": "https://hub.example",
+        "HTTPS_PROXY": "http://me:word@proxy:3128",
+        "PIP_INDEX_URL": "https://me:word@packages.example/simple",
+    }
+    assert given.keys() - without_secrets(given).keys() == {"DATABASE_URL", "CACHE"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads another process's environment from /proc")
