@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.measure import text_files
 from engines.models.model_names import entered
 from engines.protocol import Target
 from storage.codec import readable
@@ -380,13 +381,13 @@ def read_attachment(path: str | None) -> tuple[str | None, str | None]:
             None,
             f"{file.name} has {fmt.size(size)}; at most {fmt.size(MOST_FILE_BYTES)} of text can be added.",
         )
-    data = file.read_bytes()
-    if b"\0" in data:
-        return None, f"{file.name} is not a text file."
     try:
-        return f"{file.name}\n{data.decode('utf-8-sig')}", None
-    except UnicodeDecodeError:
-        return f"{file.name}\n{data.decode('latin-1')}", None
+        text = text_files.read(file)
+    except UnicodeError:
+        text = file.read_text(encoding="latin-1")
+    if "\0" in text:
+        return None, f"{file.name} is not a text file."
+    return f"{file.name}\n{text}", None
 
 
 def with_attachment(prompt: str, attachment: str | None) -> str:

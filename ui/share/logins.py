@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.measure import text_files
 from ui.access import Login, Role
 
 if TYPE_CHECKING:
@@ -130,8 +131,8 @@ class Accounts:
 def read_accounts(path: Path) -> Accounts:
     """Accounts from a file of lines `role name password`; raises PasswordError naming the line."""
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = text_files.read(path.expanduser()).splitlines()
+    except (OSError, UnicodeError) as error:
         raise PasswordError(f"The file of accounts {path} cannot be read: {error}.") from error
     accounts = Accounts()
     for number, line in enumerate(lines, 1):

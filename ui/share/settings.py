@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.measure import text_files
 from ui.access import Role
 from ui.share.door import Door
 from ui.share.hosts import Hosts
@@ -113,8 +114,8 @@ def _password(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
 
 def _from_file(path: Path) -> str:
     try:
-        return path.expanduser().read_text(encoding="utf-8-sig").strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return text_files.read(path.expanduser()).strip("\n")
+    except (OSError, UnicodeError) as error:
         raise PasswordError(f"The password file {path} cannot be read: {error}.") from error
 
 

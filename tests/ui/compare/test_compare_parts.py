@@ -308,6 +308,10 @@ def test_a_file_becomes_context(tmp_path):
     text, problem = read_attachment(str(file))
     assert problem is None
     assert with_attachment("Sum up.", text) == "notes.txt:\n````\nfirst ``` line\n````\n\nSum up."
+    file.write_text("Grüße\r\n", encoding="utf-16", newline="")  # as Windows PowerShell writes it
+    assert read_attachment(str(file)) == ("notes.txt\nGrüße\n", None)
+    file.write_text("Grüße", encoding="latin-1")
+    assert read_attachment(str(file)) == ("notes.txt\nGrüße", None)
     file.write_bytes(b"\0\1")
     assert read_attachment(str(file))[1] == "notes.txt is not a text file."
 

@@ -18,6 +18,7 @@ from ui.share.logins import (
     new_password,
     read_accounts,
 )
+from ui.share.settings import _from_file as password_from
 
 PASSWORD = "correct horse"
 
@@ -133,6 +134,17 @@ def test_accounts_come_from_a_file_with_passwords_or_their_hashes(tmp_path, acco
     read = accounts_in(tmp_path, f"# who\n\nowner ada {hashed}\nvisitor bob  two words and more\n")
     assert read.check("ada", PASSWORD).role is Role.OWNER
     assert read.check("bob", "two words and more").role is Role.VISITOR
+
+
+def test_files_may_be_as_windows_powershell_writes_them(tmp_path):
+    file = tmp_path / "secret.txt"
+    file.write_text(f"owner jürgen {PASSWORD}\r\n", encoding="utf-16", newline="")
+    assert read_accounts(file).check("jürgen", PASSWORD).role is Role.OWNER
+    file.write_text(f"{PASSWORD}\r\n", encoding="utf-16", newline="")
+    assert password_from(file) == PASSWORD
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(PasswordError, match="cannot be read"):
+        password_from(file)
 
 
 @pytest.mark.parametrize(
