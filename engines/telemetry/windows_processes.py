@@ -1,5 +1,7 @@
 """Every process and its processor time on Windows, through the documented calls: one tool-help snapshot for ids,
-parents and names, and `GetProcessTimes` for each process that may be opened (all but the protected ones).
+parents and names, and `GetProcessTimes` for each process that may be opened (all but the protected ones). psutil is
+asked about the kernel's own process, which nobody may open:
+https://learn.microsoft.com/windows/win32/api/processthreadsapi/nf-processthreadsapi-openprocess
 
 psutil would ask the whole system again for every process it may not open, which takes a quarter of a second.
 """
@@ -15,6 +17,10 @@ if sys.platform == "win32":
     import ctypes
     from ctypes import wintypes
 
+    import psutil
+
+    _SYSTEM = 4
+    """The kernel's own process, which OpenProcess refuses to everybody."""
     _SNAPSHOT_PROCESSES = 0x2
     _QUERY_LIMITED_INFORMATION = 0x1000
     _INVALID = ctypes.c_void_p(-1).value
@@ -56,7 +62,7 @@ if sys.platform == "win32":
             more = _kernel.Process32FirstW(handle, ctypes.byref(entry))
             while more:
                 pid = int(entry.th32ProcessID)
-                started, cpu_s = _times(pid)
+                started, cpu_s = _times(pid) if pid != _SYSTEM else (0.0, _systems_s())
                 name = str(entry.szExeFile)
                 found.append((pid, int(entry.th32ParentProcessID), name, started, cpu_s))
                 more = _kernel.Process32NextW(handle, ctypes.byref(entry))
@@ -77,6 +83,14 @@ if sys.platform == "win32":
             return _seconds(created), _seconds(kernel) + _seconds(user)
         finally:
             _kernel.CloseHandle(handle)
+
+    def _systems_s() -> float:
+        """Processor seconds of the kernel's own process: they are nobody's, and would else seem another program's."""
+        try:
+            times = psutil.Process(_SYSTEM).cpu_times()
+        except psutil.Error:
+            return 0.0
+        return float(times.user + times.system)
 
     def _seconds(moment: wintypes.FILETIME) -> float:
         """A FILETIME counts tenths of a microsecond in two halves."""
