@@ -82,7 +82,9 @@ def recognise(folder: Path) -> str | None:
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """Safetensors files a checkpoint consists of; raises ModelError when its index names one that is missing."""
-    index = folder / "model.safetensors.index.json"
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():  # first, as transformers does; an index beside it is of an older save
+        return (single,)
     if index.is_file():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
         missing = [name for name in names if not (folder / name).is_file()]
@@ -93,9 +95,6 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
                 "Get the model again.",
             )
         return tuple(folder / name for name in names)
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return (single,)
     return tuple(sorted(folder.glob("*.safetensors")))
 
 

@@ -15,13 +15,10 @@ from typing import Any
 
 from engines.engine import ModelError
 from engines.models import catalogue
-from engines.models.conversion.check import check_onnxruntime_genai, check_openvino
 from engines.models.conversion.recipes import library_versions
 from engines.models.download import hub_cache
 from engines.models.folders import (
     MANIFEST,
-    ONNXRUNTIME_GENAI,
-    OPENVINO,
     SAFETENSORS,
     damage,
     read_facts,
@@ -237,11 +234,7 @@ class Inventory:
     def import_folder(self, folder: Path) -> Installed:
         folder = Path(os.path.normpath(Path(folder).expanduser().absolute()))  # links keep their name
         found = judge_folder(folder).require()
-        if found == OPENVINO:
-            check_openvino(folder)
-        elif found == ONNXRUNTIME_GENAI:
-            check_onnxruntime_genai(folder)
-        else:
+        if found == SAFETENSORS:
             read_facts(folder)
         imports = self._imports()
         if str(folder) not in imports:

@@ -8,7 +8,9 @@ engines' prompts are made from it.
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engines.engine import ModelError
-from engines.toolkit.model_config import genai_files, read_json, read_safetensors_header
+from engines.models.graphs import check_onnxruntime_genai, check_openvino
+from engines.toolkit.model_config import genai_files, read_json, read_safetensors_header, scopes
 
 OPENVINO = "openvino"
 ONNXRUNTIME_GENAI = "onnxruntime-genai"
@@ -157,16 +160,48 @@ def judge_folder(folder: Path, model: str | None = None) -> Judgement:
         raise ModelError(
             f"There is no folder {folder}.", "Check the path, or give a Hugging Face id like org/name."
         )
-    return judge(FolderContents(folder, model))
+    found = judge(FolderContents(folder, model))
+    if found.usable:
+        files = ((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
+        _read_through(
+            folder, found.format, tuple((name, s.st_size, s.st_mtime_ns) for name, s in sorted(files))
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _read_through(folder: Path, model_format: str | None, _state: tuple[tuple[str, int, int], ...]) -> None:
+    """Raise ModelError when a file is not what its name says; once for each state of the folder."""
+    with (folder / "tokenizer.json").open("rb") as stream:
+        begins = stream.read(64).lstrip()[:1]
+        stream.seek(-min(64, stream.seek(0, os.SEEK_END)), os.SEEK_END)
+        ends = stream.read().rstrip()[-1:]
+    if (begins, ends) != (b"{", b"}"):
+        raise ModelError(
+            f"tokenizer.json in {folder} is damaged: it is no whole JSON object.", "Get the file again."
+        )
+    if (folder / "tokenizer_config.json").is_file():
+        read_json(folder / "tokenizer_config.json")
+    if model_format == OPENVINO:
+        check_openvino(folder)
+    elif model_format == ONNXRUNTIME_GENAI:
+        check_onnxruntime_genai(folder)
 
 
 def judge(contents: Contents) -> Judgement:
     """The first rule that fits; see the rules below, in their order."""
-    for rule in _RULES:
-        found = rule(contents)
-        if found is not None:
-            return found
-    return _nothing(contents)
+    try:
+        return next((found for rule in _RULES if (found := rule(contents)) is not None), None) or _nothing(
+            contents
+        )
+    except (
+        AttributeError,
+        TypeError,
+        KeyError,
+    ) as error:  # a list where the format has an object, and the like
+        raise ModelError(
+            f"A JSON file of {contents.name} is not in the form it should have: {error}.", GET_AGAIN
+        ) from error
 
 
 # --- the rules ---------------------------------------------------------------------------------------------
@@ -301,8 +336,11 @@ def _checkpoint(contents: Contents) -> Judgement | None:
 
 def _quantised(contents: Contents) -> Judgement | None:
     config = contents.document("config.json")
-    settings = config.get("quantization_config") or config.get("compression_config") or {}
-    method = _method(settings) if isinstance(settings, dict) else None
+    stated = (
+        part.get(name) for part in scopes(config) for name in ("quantization_config", "compression_config")
+    )
+    settings = next((part for part in stated if isinstance(part, dict) and part), {})
+    method = (_method(settings) or "an unnamed method") if settings else None
     where = "config.json"
     if method is None and isinstance(config.get("quantization"), dict) and "bits" in config["quantization"]:
         method = "mlx"
@@ -339,6 +377,8 @@ def _method(settings: Mapping[str, Any]) -> str | None:
         method = "bitsandbytes"
     if method is None and "w_bit" in settings:
         method = "awq"
+    if method is None and "desc_act" in settings:
+        method = "gptq"
     return str(method).lower() if method else None
 
 
@@ -476,15 +516,23 @@ def _reads_images(config: Mapping[str, Any]) -> bool:
 def _missing_shards(contents: Contents) -> Judgement | None:
     """Weights in several files, one of which is not there."""
     sizes, what = contents.sizes(), "original weights, incomplete"
+    if "model.safetensors" in sizes:  # then transformers looks no further
+        return None
     if "model.safetensors.index.json" in sizes:
         index = contents.document("model.safetensors.index.json")
-        names = sorted(set(index.get("weight_map", {}).values()))
+        names = sorted(set(index.get("weight_map", {}).values())) or ["those that its index should name"]
         missing = [name for name in names if name not in sizes]
         count = len(names)
     else:
         shards = [match for name in sizes if (match := _SHARD.match(name))]
         if not shards:
-            return None
+            weights = [name for name in sizes if _is_weights(name)]
+            return Judgement(
+                "weights under another name",
+                problem=f"{contents.name} has no model.safetensors: its weights are in {_listed(weights)}, where "
+                "transformers does not look for them.",
+                remedy="Get it in the layout of transformers: config.json, model.safetensors and tokenizer.json.",
+            )
         total, stem = max(int(m["total"]) for m in shards), shards[0]["stem"]
         names = [f"{stem}-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
         missing = [name for name in names if name not in sizes] or ["model.safetensors.index.json"]

@@ -15,7 +15,6 @@ from typing import Any
 
 from engines.engine import ModelError
 from engines.models.catalogue import Prebuilt
-from engines.models.conversion.check import check_onnxruntime_genai, check_openvino
 from engines.models.conversion.conversion import TEMPORARY_PREFIX, finished_manifest
 from engines.models.download.hub_cache import link_or_copy
 from engines.models.folders import (
@@ -30,6 +29,7 @@ from engines.models.folders import (
     total_weight_bytes,
     write_json,
 )
+from engines.models.graphs import check_onnxruntime_genai, check_openvino
 from engines.models.statements import read_statement
 from engines.protocol import EngineSpec, Target
 from engines.toolkit.model_config import read_json

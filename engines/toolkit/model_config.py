@@ -134,10 +134,10 @@ def rope_switch(config: Mapping[str, Any]) -> int | None:
     config may state it: `rope_scaling` or `rope_parameters`, one for all layers or one per kind of layer, of the
     whole or of its text part; the length inside them or beside them. Without a length it is the context's.
     """
-    scopes = _scopes(config)
-    beside = [_length(scope.get("original_max_position_embeddings")) for scope in reversed(scopes)]
+    parts = scopes(config)
+    beside = [_length(scope.get("original_max_position_embeddings")) for scope in reversed(parts)]
     switches = []
-    for scope in scopes:
+    for scope in parts:
         for parameters in _rope_parameters(scope):
             if _rope_type(parameters) in _SWITCHING:
                 inside = _length(parameters.get("original_max_position_embeddings"))
@@ -148,10 +148,11 @@ def rope_switch(config: Mapping[str, Any]) -> int | None:
 
 def rope_grows(config: Mapping[str, Any]) -> bool:
     """Whether a model's position factors change with every token above its switch (dynamic NTK)."""
-    return any(_rope_type(p) == "dynamic" for scope in _scopes(config) for p in _rope_parameters(scope))
+    return any(_rope_type(p) == "dynamic" for scope in scopes(config) for p in _rope_parameters(scope))
 
 
-def _scopes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def scopes(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A config and the parts of it that describe the text model: a statement may stand in any of them."""
     return [config, *(part for name in _TEXT_PARTS if isinstance(part := config.get(name), dict))]
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from engines.engine import ModelError, OutOfMemoryError
 from engines.models.conversion import recipes as convert_recipes
-from engines.models.conversion.check import check_onnxruntime_genai, check_openvino
 from engines.models.conversion.worker import read_stage
 from engines.models.folders import MANIFEST, PROMPT_FILES, read_facts, take_prompt_files
+from engines.models.graphs import check_onnxruntime_genai, check_openvino
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.processes.jobs import CancelledError

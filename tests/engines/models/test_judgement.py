@@ -274,6 +274,92 @@ KINDS = {
     ),
     "empty": (only(), "not a model this app knows.* It is empty", "folder that directly holds"),
 }
+
+
+def genai(graph: bytes = b"", weights: bytes = b"", **settings: object) -> Callable[[Path], None]:
+    """A folder for ONNX Runtime GenAI whose configuration is complete but for `settings`."""
+    decoder = {"filename": "m.onnx", "num_hidden_layers": 1, "num_key_value_heads": 1, "head_size": 8}
+    model = {"type": "phi3", "vocab_size": 9, "context_length": 9, "eos_token_id": 0, "decoder": decoder}
+
+    def break_it(folder: Path) -> None:
+        only("tokenizer.json")(folder)
+        write(folder, "genai_config.json", {"model": model} | settings)
+        (folder / "m.onnx").write_bytes(graph)
+        (folder / "m.data").write_bytes(weights)
+
+    return break_it
+
+
+def external(name: str, offset: int, length: int) -> bytes:
+    """What an ONNX graph says about a tensor whose weights are elsewhere."""
+    pairs = (("location", name), ("offset", str(offset)), ("length", str(length)))
+    return b"".join(
+        b"\n" + bytes([len(k)]) + k.encode() + b"\x12" + bytes([len(v)]) + v.encode() for k, v in pairs
+    )
+
+
+def openvino(graph: str, weights: bytes) -> Callable[[Path], None]:
+    def break_it(folder: Path) -> None:
+        only("tokenizer.json", "config.json")(folder)
+        (folder / "openvino_model.xml").write_text(graph)
+        (folder / "openvino_model.bin").write_bytes(weights)
+
+    return break_it
+
+
+def cut(name: str, length: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def moved(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "model.safetensors").rename(folder / name)
+
+
+NET = '<net><data element_type="f32" offset="64" size="100"/></net>'
+GPTQ = {"bits": 4, "group_size": 128, "sym": True, "desc_act": False}
+KINDS |= {
+    "tokenizer, cut": (cut("tokenizer.json", 1000), "tokenizer.json .* damaged", "again"),
+    "tokenizer, an error page": (without(tokenizer__json="<html>"), "tokenizer.json .* damaged", "again"),
+    "tokenizer's settings, cut": (cut("tokenizer_config.json", 20), "tokenizer_config.json cannot", "again"),
+    "openvino, weights cut": (openvino(NET, b"0" * 163), "163 bytes where .* needs 164", "again"),
+    "openvino, graph cut": (openvino(NET[:-3], b"0" * 164), "openvino_model.xml is damaged", "again"),
+    "genai, weights gone": (genai(external("n.data", 0, 9)), "n.data is missing", "again"),
+    "genai, weights cut": (
+        genai(external("m.data", 0, 64) + external("m.data", 64, 100), b"0" * 163),
+        "163 bytes where m.onnx needs 164",
+        "again",
+    ),
+    "genai, another form": (genai(model="phi3"), "not in the form it should have", "again"),
+    "index of another form": (
+        lambda folder: (
+            moved("a.safetensors")(folder),
+            write(folder, "model.safetensors.index.json", {"weight_map": None}),
+        ),
+        "not in the form it should have",
+        "again",
+    ),
+    "index without names": (
+        lambda folder: (moved("a.safetensors")(folder), write(folder, "model.safetensors.index.json", {})),
+        "that its index should name",
+        "again",
+    ),
+    "weights under another name": (
+        moved("consolidated.safetensors"),
+        "no model.safetensors: its weights are in consolidated.safetensors",
+        "layout of transformers",
+    ),
+    "quantised, in the text part": (
+        configured(text_config={"quantization_config": {"quant_method": "awq"}}),
+        "an AWQ checkpoint",
+        "original weights",
+    ),
+    "gptq without its name": (configured(quantization_config=GPTQ), "a GPTQ checkpoint", "original weights"),
+    "quantised without a name": (
+        configured(quantization_config={"w": 2}),
+        "an unnamed method",
+        "original weights",
+    ),
+}
 KINDS["empty tokenizer"] = (
     lambda folder: (folder / "tokenizer.json").write_bytes(b""),
     "an empty tokenizer.json",
@@ -387,6 +473,13 @@ def test_a_file_is_not_a_folder(tmp_path, fresh):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(ModelError, match="is a file"):
         fresh.import_folder(tmp_path / "notes.txt")
+
+
+def test_one_whole_file_outweighs_the_index_of_an_older_save(copy, fresh):
+    write(copy, "model.safetensors.index.json", {"weight_map": {"a": "model-00001-of-00002.safetensors"}})
+    assert fresh.import_folder(copy).problem is None
+    target = Target("transformers", "CPU", "fp32", str(copy))
+    assert fresh.plan(target, PLAIN).ready
 
 
 def test_a_link_whose_file_is_gone_is_named(copy):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.engine import ModelError
-from engines.models.conversion.check import check_onnxruntime_genai
+from engines.models.graphs import check_onnxruntime_genai
 from engines.models.model_names import DEMO_FOLDER
 from engines.models.statements import read_statement
 from engines.protocol import Failed, Finished, GenerationRequest, Message, Target
