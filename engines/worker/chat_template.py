@@ -31,6 +31,8 @@ LEFT_OUT = "The model's chat template leaves out a part of what was written."
 NO_SWITCH = "The model's chat template knows no switch for thinking, so that setting changes nothing."
 EFFORT_ONLY = "The model's chat template knows an effort, not a switch: thinking was set to its lowest."
 
+_REMEDY = "Get the file again, or take the one of the original model."
+
 _MARK = "\ue0f7{}\ue0f8"
 _ON_OFF = ("enable_thinking", "thinking", "enable_reasoning", "reasoning", "think")
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
@@ -62,7 +64,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
             tree = environment.parse(source)
         except jinja2.TemplateError as error:
-            raise ModelError(f"The model's chat template cannot be read: {error}") from error
+            raise ModelError(f"The model's chat template cannot be read: {error}", _REMEDY) from error
         self._variables = _free_variables(tree)
         self._reasoning_field = next((n for n in _REASONING_FIELDS if n in set(_message_fields(tree))), None)
         self._in_parts: frozenset[str] = frozenset()

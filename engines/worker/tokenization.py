@@ -75,8 +75,22 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ModelError(f"{path.name} in {path.parent} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
     return content if isinstance(content, dict) else {}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{path.name} in {path.parent} cannot be read: {error}",
+        "Get the file again, or take the one of the original model.",
+    )
 
 
 # --- as transformers reads it --------------------------------------------------------------------------------
@@ -188,7 +202,7 @@ def _as_it_is(folder: Path) -> Tokenization:
     try:
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:
-        raise ModelError(f"tokenizer.json in {folder} cannot be read: {error}") from error
+        raise _unreadable(folder / "tokenizer.json", error) from error
     tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
     tokens = {
         name: text for name, value in _named_tokens(folder, config).items() if (text := _as_text(value))
@@ -264,7 +278,7 @@ def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
     if (folder / "chat_template.jinja").is_file():
         files["default"] = folder / "chat_template.jinja"
     if files:
-        return _chosen({name: path.read_text(encoding="utf-8") for name, path in files.items()})
+        return _chosen({name: _read_text(path) for name, path in files.items()})
     source = config.get("chat_template")
     if isinstance(source, list):
         source = {item.get("name"): item.get("template") for item in source}

@@ -37,6 +37,7 @@ from engines.processes.locks import wait_for_lock
 from engines.toolkit.library_errors import is_memory_error
 from engines.toolkit.process_facts import memory_bytes
 from engines.toolkit.putting import put_in_place
+from engines.worker.prompt import PromptEncoder
 
 _POLL_S = 0.5
 
@@ -84,6 +85,7 @@ def _make_alone(job: Mapping[str, Any], child: ChildEnd, folder: Path, temporary
     if manifest is not None and damage(folder, manifest["files"]) is None:
         return manifest  # another process made it meanwhile
     remove_folder(folder)
+    PromptEncoder(Path(job["source"]))  # what no prompt can be made with is not worth converting
     temporary.mkdir(parents=True)
     scratch = temporary / "scratch"
     scratch.mkdir()

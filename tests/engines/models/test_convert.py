@@ -97,6 +97,25 @@ def test_the_sources_template_outweighs_the_files_a_converter_writes(copy, tmp_p
     assert PromptEncoder(made).render(asked).endswith(" Hello")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("chat_template.jinja", b"{% do x %}", "chat template cannot be read: Encountered unknown tag 'do'"),
+        ("chat_template.jinja", "\u00e9".encode("latin-1"), "chat_template.jinja in .* cannot be read"),
+        ("tokenizer.json", None, "tokenizer.json in .* cannot be read"),
+    ],
+)
+def test_what_no_prompt_can_be_made_with_is_not_converted(fresh, copy, name, content, why):
+    if content is None:
+        content = json.dumps(json.loads((copy / name).read_text()) | {"model": {"type": "BPE"}}).encode()
+    (copy / name).write_bytes(content)
+    watcher = Watcher()
+    with pytest.raises(ModelError, match=why) as refused:
+        prepare(fresh, local(copy, "onnxruntime-genai"), ONNX, watcher)
+    assert "original model" in refused.value.remedy
+    assert "Reading layer" not in fresh.latest_log()  # the converter was not even started
+
+
 def json_or_text(path: Path):
     text = path.read_text(encoding="utf-8")
     return json.loads(text) if path.suffix == ".json" else text
