@@ -107,7 +107,11 @@ def genai_stop_ids(folder: Path) -> tuple[int, ...]:
     """End-of-sequence ids that a genai_config.json states; 0 is an id like any other."""
     if not (folder / "genai_config.json").is_file():
         return ()
-    stated = (read_json(folder / "genai_config.json").get("model") or {}).get("eos_token_id")
+    return token_ids((read_json(folder / "genai_config.json").get("model") or {}).get("eos_token_id"))
+
+
+def token_ids(stated: Any) -> tuple[int, ...]:
+    """Ids that a configuration states as one number or as a list; whatever is no number is none."""
     ids = stated if isinstance(stated, list) else [stated]
     return tuple(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
 

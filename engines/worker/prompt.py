@@ -19,7 +19,7 @@ from typing import Any
 
 from engines.engine import PromptError
 from engines.protocol import GenerationRequest, Message
-from engines.toolkit.model_config import genai_stop_ids
+from engines.toolkit.model_config import genai_stop_ids, scopes, token_ids
 from engines.toolkit.thoughts import SERVED_MARKS, Marks, find_marks
 from engines.worker.chat_template import Arranged, ChatTemplate
 from engines.worker.tokenization import control_tokens, read_json, read_tokenization
@@ -72,8 +72,8 @@ class PromptEncoder:
 
     def _stop_ids(self, folder: Path) -> Iterable[int]:
         for name in ("generation_config.json", "config.json"):
-            ids = read_json(folder / name).get("eos_token_id")
-            yield from ids if isinstance(ids, list) else [] if ids is None else [ids]
+            for part in scopes(read_json(folder / name)):
+                yield from token_ids(part.get("eos_token_id"))
         yield from genai_stop_ids(folder)
         eos_id = self.tokenizer.token_to_id(self._eos) if self._eos else None
         if eos_id is not None:

@@ -285,6 +285,23 @@ def test_a_folder_of_the_model_builder_gets_the_tokens_of_the_original(tmp_path,
         assert PromptEncoder(built).encode([Message("user", text)]) == expected
 
 
+@pytest.mark.parametrize(
+    ("config", "stops"),
+    [
+        ({"model_type": "llama", "eos_token_id": [0, 3]}, {0, 3}),
+        (
+            {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "eos_token_id": [2, 3]}},
+            {2, 3},
+        ),
+        ({"model_type": "llama", "eos_token_id": ["<|end|>", None]}, set()),
+    ],
+)
+def test_stops_are_read_wherever_a_config_states_them(tmp_path, config, stops):
+    folder = folder_with(tmp_path / "m", SAYS)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert PromptEncoder(folder).stop_ids == {4, *stops}  # 4: the tokenizer's own
+
+
 @pytest.mark.parametrize(("version", "asked"), [("99.1", False), ("4.57.6", True)])
 def test_a_newer_transformers_reading_is_taken_an_older_one_is_not(tmp_path, monkeypatch, version, asked):
     folder, kept = folder_with(tmp_path / "m", SAYS, tokenizer_class="LlamaTokenizer"), tmp_path / "kept"
