@@ -237,7 +237,9 @@ def _load_model(folder: Path, precision: str, device: str, attention: Any) -> An
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # refused below, in words: the library's own point at a report that it printed
     )
+    model_config.refuse_other_shapes(found["mismatched_keys"], folder)
     model_config.refuse_invented_weights(found["missing_keys"], folder)
     return model.eval().to(device)
 

@@ -75,6 +75,21 @@ def refuse_invented_weights(missing: Iterable[str], folder: Path) -> None:
         )
 
 
+def refuse_other_shapes(mismatched: Iterable[Sequence[Any]], folder: Path) -> None:
+    """Raise ModelError when tensors have other shapes than config.json gives them.
+
+    `mismatched`: (name, shape in the file, shape by the configuration) of each.
+    """
+    found = sorted(mismatched, key=lambda entry: str(entry[0]))
+    if found:
+        name, there, stated = found[0]
+        raise ModelError(
+            f"config.json in {folder} does not belong to the checkpoint beside it: {name} has the shape "
+            f"{tuple(there)} there and {tuple(stated)} by the configuration.",
+            _MODEL_REMEDY,
+        )
+
+
 def require_files(folder: Path, names: Sequence[str], title: str) -> None:
     """Raise ModelError unless `folder` directly holds all `names`, none of them empty."""
     if not folder.is_dir():

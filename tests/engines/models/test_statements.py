@@ -10,7 +10,7 @@ from engines.engine import ModelError
 from engines.models.graphs import check_onnxruntime_genai
 from engines.models.model_names import DEMO_FOLDER
 from engines.models.statements import read_statement
-from engines.protocol import Failed, Finished, GenerationRequest, Message, Target
+from engines.protocol import Failed, Finished, GenerationRequest, Message, PreparedModel, Target
 from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
 from tests.helpers.worlds import OneFolder
 
@@ -184,6 +184,21 @@ def test_a_checkpoint_that_lacks_tensors_is_refused_by_transformers(checkpoint, 
         assert any(name in str(caught.value) for name in [*lost, "lm_head.weight"])
     finally:
         manager.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "tensor"),
+    [("vocab_size", 2000, "embed_tokens"), ("intermediate_size", 200, "down_proj")],
+)
+def test_a_configuration_of_another_size_is_named(checkpoint, name, size, tensor):
+    from engines.transformers_engine import TransformersEngine
+
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    (checkpoint / "config.json").write_text(json.dumps(config | {name: size}))
+    model = PreparedModel(str(checkpoint), "m", "fp32", "safetensors")
+    target = Target("transformers", "CPU", "fp32", "m")
+    with pytest.raises(ModelError, match=rf"{tensor}.*256.* there and .*{size}"):
+        TransformersEngine().load(target, model, str(checkpoint), lambda progress: None)
 
 
 def test_tied_weights_are_not_missing(checkpoint, manager):
