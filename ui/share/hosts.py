@@ -20,6 +20,8 @@ _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[
 _ORIGIN = re.compile(r"(?P<scheme>https?)://(?P<host>[^/\s]+)")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")
+_LEFT_OUT = (80, 443)
+"""Ports that an address and so a Host header does without."""
 _LAN_KEPT_S = 10.0
 
 
@@ -72,7 +74,8 @@ class Hosts:
 
         Raises ValueError for an added name that is none.
         """
-        self._bound = bound.lower()
+        written = split_host(f"[{bound}]" if ":" in bound else bound)
+        self._bound = written[0] if written else bound.lower()
         self._on_network, self._clock = on_network, clock
         self._lan: tuple[float, set[str]] = (float("-inf"), set())
         self._lock = threading.Lock()
@@ -103,7 +106,8 @@ class Hosts:
         if parts is None:
             return False
         name, named_port = parts
-        if (name, None) in self._added or (name, named_port) in self._added:
+        ports = (None, named_port) if named_port else (None, *_LEFT_OUT)
+        if any((name, port_added) in self._added for port_added in ports):
             return True
         if (named_port or 80) != port:
             return False

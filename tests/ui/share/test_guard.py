@@ -110,6 +110,24 @@ def test_what_the_owner_adds_is_ours_with_its_port_or_with_any():
         Hosts("127.0.0.1", ["http://pc.home/"])
 
 
+def test_a_port_that_addresses_leave_out_may_be_added_with_it():
+    hosts = Hosts("127.0.0.1", ["proxy.example:443", "plain.example:80", "tunnel.example:8443"])
+    assert hosts.knows("proxy.example", 7860)
+    assert hosts.knows("proxy.example:443", 7860)
+    assert hosts.knows("plain.example", 7860)
+    assert not hosts.knows("tunnel.example", 7860)
+    assert not hosts.knows("proxy.example:80", 7860)
+
+
+@pytest.mark.parametrize("bound", ["2001:DB8::5", "2001:db8:0::0:5", "2001:0db8:0:0:0:0:0:5"])
+def test_an_address_that_was_bound_is_ours_in_every_spelling(bound):
+    hosts = Hosts(bound)
+    assert hosts.knows("[2001:db8::5]:7860", 7860)
+    assert hosts.knows("[2001:DB8:0::5]:7860", 7860)
+    assert not hosts.knows("[2001:db8::6]:7860", 7860)
+    assert Hosts("::", on_network=lambda: {"2001:db8::5"}).knows("[2001:db8::0:5]:7860", 7860)
+
+
 def test_on_all_addresses_those_of_this_machine_are_ours_and_are_looked_up_again():
     now, names = [0.0], {"192.168.1.7", "mypc"}
     hosts = Hosts("0.0.0.0", on_network=lambda: set(names), clock=lambda: now[0])
