@@ -48,7 +48,22 @@ class DevicesSeen:
     """Families whose figure is the worker's own."""
     present: frozenset[str] | None = None
     """Accelerator families that this machine has; None: that cannot be told here."""
-    foreign_gpu_share: float | None = None
-    """Of programs that are not ours."""
+    foreign_gpus: tuple[Mapping[int, float], ...] | None = None
+    """For each GPU, the share of every process that is not ours; None where the system does not tell."""
     swap_bytes_per_s: float | None = None
     """Where only a performance counter tells (Windows)."""
+
+    def foreign_gpu_share(self, drawing: Iterable[int] = (), allowed: float = 0.0) -> float | None:
+        """What programs that are not ours took of the GPU they took most of; None where the system does not tell.
+
+        Of what the processes `drawing` took together only the rest above `allowed` counts.
+        """
+        if self.foreign_gpus is None:
+            return None
+        draws = set(drawing)
+        shares = [0.0]
+        for by_pid in self.foreign_gpus:
+            drew = sum(share for pid, share in by_pid.items() if pid in draws)
+            others = sum(by_pid.values()) - drew + max(0.0, drew - allowed)
+            shares.append(min(1.0, others))
+        return max(shares)

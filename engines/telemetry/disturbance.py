@@ -7,8 +7,8 @@ system. The stamps::
     contended   another run, load, conversion, download, set-up or probe of ours overlapped it, of this process or of
                 another one on the same data directory
     disturbed   other programs took more than a tenth of the processor (at least a quarter of a core, at most three
-                quarters), more than a tenth of a GPU that shares the memory, or memory was swapped at more than
-                20 MB a second, or the power state changed
+                quarters), more than a tenth of a GPU (less what drawing the page takes), or memory was swapped
+                at more than 20 MB a second, or the power state changed
 
 No system tells an ordinary program what memory bandwidth others take; other programs' processor and GPU time and
 swapping are what can be seen of it.
@@ -33,6 +33,10 @@ PAGE_CORES = 1.5
 """What the browser may take to draw the page; more is another program's work in it."""
 SWAP_BYTES_PER_S = 20e6
 GPU_SHARE = 0.10
+PAGE_GPU_SHARE = 0.25
+"""What the browser and the system's compositor may take of a GPU to draw the page; more is other work of theirs."""
+COMPOSITORS = ("dwm.exe", "xorg", "xwayland", "gnome-shell", "kwin_wayland", "kwin_x11")
+"""Programs that put the windows of all others on the screen."""
 _LEAST_CPU_S = 0.05
 """Less than that in a very short run is a rounding error of the system's clock ticks."""
 
@@ -115,10 +119,17 @@ class Watch:
         after = self.after = self._look()
         roots = self._roots | set(self._others_processes())
         used = taken(self.before, after, {os.getpid()}, {*ours.pids(), *roots} - {os.getpid()})
-        page_cores = None
-        if _over(used):
-            used, page_cores = self._without_page(used, roots)
-        return _judge(used, page_cores, overlaps, self._power_before, self._power_state(), devices)
+        devices = devices or DevicesSeen()
+        page_cores, gpu_share = None, devices.foreign_gpu_share()
+        over_gpu = gpu_share is not None and gpu_share > GPU_SHARE
+        browser = self._page(after) if _over(used) or over_gpu else set()
+        if _over(used) and browser:
+            used, page_cores = self._without_page(used, browser, roots)
+        if over_gpu:
+            desktop = {pid for pid, used in after.processes.items() if used.name.lower() in COMPOSITORS}
+            gpu_share = devices.foreign_gpu_share(browser | desktop, PAGE_GPU_SHARE)
+        power_after = self._power_state()
+        return _judge(used, page_cores, gpu_share, devices, overlaps, (self._power_before, power_after))
 
     def cpu_cores_of(self, pid: int) -> float | None:
         """How many cores a process and its children kept busy on average; None when it cannot be told."""
@@ -127,12 +138,11 @@ class Watch:
         used = taken(self.before, self.after, (), (pid,))
         return used.ours_s / used.window_s
 
-    def _without_page(self, used: CpuTaken, roots: set[int]) -> tuple[CpuTaken, float | None]:
+    def _without_page(
+        self, used: CpuTaken, browser: set[int], roots: set[int]
+    ) -> tuple[CpuTaken, float | None]:
         """The same, less what drawing the page takes."""
         assert self.after is not None
-        browser = self._page(self.after)
-        if not browser:
-            return used, None
         page_cores = taken(self.before, self.after, browser).ours_s / used.window_s
         rest = taken(self.before, self.after, {os.getpid(), *browser}, {*ours.pids(), *roots} - {os.getpid()})
         too_much_s = max(0.0, page_cores - PAGE_CORES) * used.window_s
@@ -151,12 +161,12 @@ def _over(used: CpuTaken) -> bool:
 def _judge(
     used: CpuTaken,
     page_cores: float | None,
+    gpu_share: float | None,
+    devices: DevicesSeen,
     overlaps: Iterable[Overlap],
-    power_before: str | None,
-    power_after: str | None,
-    devices: DevicesSeen | None,
+    power: tuple[str | None, str | None],
 ) -> Conditions:
-    devices = devices or DevicesSeen()
+    power_before, power_after = power
     cores, limit = used.foreign_s / used.window_s, cpu_limit_cores()
     swap = devices.swap_bytes_per_s
     if used.swapped_bytes is not None:
@@ -172,9 +182,9 @@ def _judge(
         reasons.append(
             f"Other programs kept {cores:.2f} cores busy{who}; up to {limit:.2f} do not count as a disturbance."
         )
-    if devices.foreign_gpu_share is not None and devices.foreign_gpu_share > GPU_SHARE:
+    if gpu_share is not None and gpu_share > GPU_SHARE:
         reasons.append(
-            f"Other programs kept the GPU busy {devices.foreign_gpu_share:.0%} of the time; up to "
+            f"Other programs kept the GPU busy {gpu_share:.0%} of the time; up to "
             f"{GPU_SHARE:.0%} do not count as a disturbance."
         )
     if swap is not None and swap > SWAP_BYTES_PER_S:
@@ -191,7 +201,7 @@ def _judge(
         limit_cpu_cores=round(limit, 3),
         programs=programs,
         page_cpu_cores=None if page_cores is None else round(page_cores, 3),
-        foreign_gpu_share=devices.foreign_gpu_share,
+        foreign_gpu_share=gpu_share,
         swap_bytes_per_s=None if swap is None else round(swap),
         power_before=power_before,
         power_after=power_after,

@@ -175,7 +175,8 @@ def weigh(
     mine = set(own)
     shares: dict[tuple[str, str], list[tuple[float, float]]] = {}
     by_process: dict[tuple[str, str], bool] = {}
-    foreign: dict[str, list[tuple[float, float]]] = {}
+    foreign: dict[str, dict[int, float]] = {}
+    watched_s: dict[str, float] = {}
     sources: dict[tuple[str, str], str] = {}
     for sample in samples:
         weight = max(sample.at_s - sample.since_s, 1e-6)
@@ -186,8 +187,11 @@ def weigh(
                 shares.setdefault(key, []).append((share, weight))
                 by_process[key], sources[key] = device.sees_processes, device.source
             if device.sees_everybody and device.kind == "GPU":
-                others = sum(s for other, s in device.by_pid.items() if other not in mine)
-                foreign.setdefault(device.name, []).append((min(1.0, others), weight))
+                watched_s[device.name] = watched_s.get(device.name, 0.0) + weight
+                used = foreign.setdefault(device.name, {})
+                for other, busy_share in device.by_pid.items():
+                    if other not in mine:
+                        used[other] = used.get(other, 0.0) + busy_share * weight
     busy: dict[str, float] = {}
     said: dict[str, str] = {}
     told_apart: set[str] = set()
@@ -196,8 +200,10 @@ def weigh(
         if kind not in busy or mean > busy[kind]:
             busy[kind], said[kind] = mean, sources[(kind, name)]
             told_apart = told_apart | {kind} if by_process[(kind, name)] else told_apart - {kind}
-    foreign_share = max((_mean(values) for values in foreign.values()), default=None)
-    return DevicesSeen(busy, said, frozenset(told_apart), present, foreign_share)
+    others = tuple(
+        {other: total / watched_s[name] for other, total in used.items()} for name, used in foreign.items()
+    )
+    return DevicesSeen(busy, said, frozenset(told_apart), present, others or None)
 
 
 def _mean(values: Sequence[tuple[float, float]]) -> float:

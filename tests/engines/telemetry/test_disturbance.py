@@ -122,8 +122,22 @@ def test_swapping_disturbs_and_a_few_pages_do_not():
 
 
 def test_another_programs_gpu_use_disturbs():
-    assert watch({}).ended((), DevicesSeen(foreign_gpu_share=0.4)).disturbed
-    assert not watch({}).ended((), DevicesSeen(foreign_gpu_share=0.05)).disturbed
+    assert watch({}).ended((), DevicesSeen(foreign_gpus=({7: 0.2, 8: 0.2}, {7: 0.1}))).disturbed
+    assert not watch({}).ended((), DevicesSeen(foreign_gpus=({7: 0.05},))).disturbed
+    assert watch({}).ended((), DevicesSeen(foreign_gpus=())).other_load.foreign_gpu_share == 0
+    assert watch({}).ended((), DevicesSeen()).other_load.foreign_gpu_share is None
+
+
+@pytest.mark.parametrize(
+    ("chrome", "dwm", "game", "share"),
+    [(0.15, 0.1, 0.05, 0.05), (0.5, 0.1, 0.0, 0.35), (0.1, 0.0, 0.2, 0.2), (0.05, 0.02, 0.01, 0.08)],
+)
+def test_drawing_the_page_disturbs_no_gpu(chrome, dwm, game, share):
+    names = {"chrome": 0.0, "dwm.exe": 0.0, "game": 0.0}
+    seen = DevicesSeen(foreign_gpus=({100: chrome, 101: dwm, 102: game},))
+    conditions = watch(names, page={"chrome"}).ended((), seen)
+    assert conditions.other_load.foreign_gpu_share == pytest.approx(share)
+    assert conditions.disturbed is (share > 0.1)
 
 
 def test_what_of_ours_overlapped_makes_it_contended_and_is_named():

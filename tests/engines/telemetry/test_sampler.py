@@ -126,7 +126,7 @@ def test_shares_are_weighed_by_time_and_the_workers_told_apart():
     )
     assert seen.busy == {"GPU": pytest.approx((0.2 * 0.5 + 0.8 * 1.5) / 2)}
     assert seen.by_process == {"GPU"}
-    assert seen.foreign_gpu_share == pytest.approx((0.5 * 0.5 + 0.1 * 1.5) / 2)
+    assert seen.foreign_gpu_share() == pytest.approx((0.5 * 0.5 + 0.1 * 1.5) / 2)
     assert seen.present == {"GPU"}
 
 
@@ -135,7 +135,7 @@ def test_of_two_gpus_the_busier_counts_and_power_is_no_device():
     seen = weigh([sample(1, gpu("GPU 0", busy=0.1), gpu("GPU 1", busy=0.7), power)], 7, {7}, None)
     assert seen.busy == {"GPU": 0.7}
     assert seen.by_process == frozenset()
-    assert seen.foreign_gpu_share is None
+    assert seen.foreign_gpu_share() is None
     assert weigh([], 7, {7}, None).busy == {}
 
 
