@@ -276,6 +276,7 @@
     const draft = readDraft(), place = box();
     const before = draft?.pressed && draft.pressed !== PAGE; // sent from the page before this one
     const underway = before ? prompts() === null : draft?.handed;
+    if (underway) stays = Date.now() + STAYS_MS; // a page that loads waits for the engines' probes
     const fill = (text) => { place.value = text; place.dispatchEvent(new Event("input", { bubbles: true })); };
     if (before && draft.prompts !== null && prompts() > draft.prompts) {
       if (place?.value === draft.text) fill(""); // put back just before it was seen that the server had it

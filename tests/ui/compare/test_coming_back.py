@@ -173,6 +173,27 @@ def test_an_enter_in_the_empty_box_of_a_loading_page_loses_nothing(driver):
     assert tab.page.input_value("#prompt textarea") == "half a prompt"
 
 
+def test_a_prompt_that_never_arrived_is_put_back_however_long_the_page_loads(driver, arena, monkeypatch):
+    """As after a restart: the engines are probed before it is known what runs."""
+    tab = driver(("echo", "fast"))
+    tab.ask("first")
+    tab.page.route("**/queue/join*", lambda route: route.abort())
+    tab.type("never arrived")
+    tab.page.press("#prompt textarea", "Enter")
+    tab.page.wait_for_function("JSON.parse(sessionStorage.getItem('backend-arena-draft'))?.handed")
+    tab.page.unroute("**/queue/join*")
+    probe = arena.manager.availability
+
+    def slow(*arguments, **options):
+        time.sleep(6)
+        return probe(*arguments, **options)
+
+    monkeypatch.setattr(arena.manager, "availability", slow)
+    tab.page.reload()
+    tab.page.wait_for_selector("#live[data-loaded]", state="attached")
+    tab.page.wait_for_function("document.querySelector('#prompt textarea')?.value == 'never arrived'")
+
+
 def test_a_tab_whose_page_was_forgotten_comes_back(driver, arena, new_page, monkeypatch):
     """As after an hour's sleep: the server is the same, the page is gone. A running reply is found again, too."""
     tab = driver(("echo", "5"))
