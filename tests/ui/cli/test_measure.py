@@ -137,7 +137,7 @@ def test_a_file_that_cannot_be_written_in_the_end_costs_no_other(arena, suite, t
         (("--on", "echo/CPU/100", "--against", "nowhere.json"), "cannot be compared"),
         (("--on", "echo/CPU/100", "--foreign", "nowhere.json"), "cannot be added"),
         (("--on", "echo/CPU/100", "--json", "tests"), "it is a folder"),
-        (("--on", "echo/CPU/100", "--html", "nowhere/report.html"), "there is no folder nowhere"),
+        (("--on", "echo/CPU/100", "--html", "nowhere/report.html"), "there is no folder"),
         (("--resume", "nobody"), "no measurement nobody"),
         (("--on", "echo/CPU/100", "--tune", "--on", "served/here/counted"), "runs on a server"),
     ],

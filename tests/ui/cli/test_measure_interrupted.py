@@ -64,8 +64,10 @@ def test_ctrl_c_keeps_what_is_done_says_how_to_go_on_and_leaves_no_worker(tmp_pa
         said.append(line)
         if "checking answers" in line:
             break
-    workers = psutil.Process(process.pid).children(recursive=True)
-    assert workers
+    deadline = time.monotonic() + 30
+    while not (workers := psutil.Process(process.pid).children(recursive=True)):  # is about to be started
+        assert time.monotonic() < deadline, said
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (said, out, err)
