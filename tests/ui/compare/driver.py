@@ -55,7 +55,8 @@ class Driver:
         return reply.inner_text() if reply.count() else ""
 
     def prompts(self, number: int) -> list[str]:
-        return self.panel(number).locator(".msg.user .bubble").all_inner_texts()
+        # not as seen: what is out of sight is not laid out, and then has no inner text
+        return self.panel(number).locator(".msg.user .bubble").all_text_contents()
 
     def open_setup(self, number: int) -> None:
         if not self.page.locator(f"#engine-{number}").is_visible():
@@ -107,7 +108,7 @@ class Driver:
         deadline = time.monotonic() + seconds
         while (seen := look()) != expected and time.monotonic() < deadline:
             self.page.wait_for_timeout(100)
-        assert seen == expected
+        assert seen == expected, (seen, expected)
 
     def notices(self) -> str:
         return " ".join(self.page.locator("#notices .notice").all_inner_texts())
