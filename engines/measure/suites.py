@@ -12,9 +12,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from engines.measure import text_files
 from engines.measure.records import PASSES, Case, Suite
 from engines.measure.words import percent
+from engines.toolkit import text_files
 
 LEAST_NEW_TOKENS = 16
 """A decode rate over fewer gaps says little."""

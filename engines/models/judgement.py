@@ -191,9 +191,11 @@ def _read_through(folder: Path, model_format: str | None, _state: tuple[tuple[st
 def judge(contents: Contents) -> Judgement:
     """The first rule that fits; see the rules below, in their order."""
     try:
-        return next((found for rule in _RULES if (found := rule(contents)) is not None), None) or _nothing(
-            contents
-        )
+        for rule in _RULES:
+            found = rule(contents)
+            if found is not None:
+                return found
+        return _nothing(contents)
     except (
         AttributeError,
         TypeError,

@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.measure import comparison, document, foreign, lanes, suites, tables, text_files, tuner
+from engines.measure import comparison, document, foreign, lanes, suites, tables, tuner
 from engines.measure.privacy import without_private
 from engines.measure.records import Measurement, Watch
 from engines.measure.verdict import JOBS
 from engines.protocol import DEMO_MODEL, Target
 from engines.runtime.manager import EngineFailure
+from engines.toolkit import text_files
 from ui import format as fmt
 from ui.arena import Arena, OpenArena
 from ui.cli import absolute

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.measure import text_files
 from engines.models.model_names import entered
 from engines.protocol import Target
+from engines.toolkit import text_files
 from storage.codec import readable
 from ui import format as fmt
 from ui.chat.live_turn import LiveTurn

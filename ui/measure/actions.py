@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.measure import document, foreign, suites, text_files
+from engines.measure import document, foreign, suites
 from engines.measure.privacy import model_name
 from engines.measure.records import LaneResult, Measurement, Suite
 from engines.protocol import Target
+from engines.toolkit import text_files
 from storage.measurements import DECODE, MEASURED, PREFILL
 from storage.store import Store
 from ui import format as fmt

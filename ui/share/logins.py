@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.measure import text_files
+from engines.toolkit import text_files
 from ui.access import Login, Role
 
 if TYPE_CHECKING:

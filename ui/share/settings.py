@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.measure import text_files
+from engines.toolkit import text_files
 from ui.access import Role
 from ui.share.door import Door
 from ui.share.hosts import Hosts

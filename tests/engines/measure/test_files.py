@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables, text_files
+from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables
 from engines.measure.bandwidth import measured as measured_bandwidth
 from engines.measure.privacy import without_private
 from engines.measure.records import LaneResult, Repeat
 from engines.protocol import Failed
+from engines.toolkit import text_files
 from tests.engines.measure.test_verdict import BOOK, CHAT, measured, result
 
 LLAMA = {
