@@ -9,17 +9,19 @@ engines' prompts are made from it.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from engines.engine import ModelError
+from engines.models.contents import Contents, FolderContents
 from engines.models.graphs import check_onnxruntime_genai, check_openvino
-from engines.toolkit.model_config import genai_files, read_json, read_safetensors_header, scopes
+from engines.models.other_tasks import other_task, reads_images
+from engines.models.quantised import quantised
+from engines.toolkit.model_config import genai_files, read_json
 
 OPENVINO = "openvino"
 ONNXRUNTIME_GENAI = "onnxruntime-genai"
@@ -30,10 +32,7 @@ DOCUMENTS = (
     *("quantize_config.json", "quant_config.json", "hf_quant_config.json", "openvino_config.json"),
 )
 """Small JSON files that say what a folder is."""
-_POINTER = b"version https://git-lfs.github.com/spec/"
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors$")
-_NESTED_DEPTH = 4
-_MOST_NESTED = 4000
 
 GET_AGAIN = "Get the model again."
 
@@ -60,94 +59,6 @@ class Judgement:
         if self.problem is not None or self.format is None:
             raise ModelError(self.problem or f"This is {self.what}.", self.remedy)
         return self.format
-
-
-class Contents(Protocol):
-    """A folder or a repository, as far as it takes to judge it."""
-
-    @property
-    def name(self) -> str:
-        """What to call it in a sentence."""
-        ...
-
-    @property
-    def model(self) -> str | None:
-        """The repository, if it is known."""
-        ...
-
-    def sizes(self) -> Mapping[str, int]:
-        """Files directly in it."""
-        ...
-
-    def nested(self) -> Mapping[str, int]:
-        """Files in its folders, by relative path with `/`."""
-        ...
-
-    def document(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty when there is none. Raises ModelError when it cannot be read."""
-        ...
-
-    def tensors(self) -> Mapping[str, str]:
-        """Tensor name -> type, where that can be seen without a download."""
-        ...
-
-    def pointers(self) -> list[str]:
-        """Files that are only Git LFS pointers to what they should be, or links to nothing."""
-        ...
-
-
-class FolderContents:
-    """A folder on disk."""
-
-    def __init__(self, folder: Path, model: str | None = None):
-        self._folder, self.model, self.name = folder, model, model or str(folder)
-        self._sizes: dict[str, int] | None = None
-
-    def sizes(self) -> Mapping[str, int]:
-        if self._sizes is None:
-            self._sizes = {p.name: p.stat().st_size for p in self._folder.iterdir() if p.is_file()}
-        return self._sizes
-
-    def nested(self) -> Mapping[str, int]:
-        found: dict[str, int] = {}
-        for path in _below(self._folder, _NESTED_DEPTH):
-            found[path.relative_to(self._folder).as_posix()] = path.stat().st_size
-            if len(found) >= _MOST_NESTED:
-                break
-        return found
-
-    def document(self, name: str) -> dict[str, Any]:
-        path = self._folder / name
-        return read_json(path) if path.is_file() else {}
-
-    def tensors(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for name in self.sizes():
-            if name.endswith(".safetensors"):
-                header = read_safetensors_header(self._folder / name)
-                found.update({key: t["dtype"] for key, t in header.items() if key != "__metadata__"})
-        return found
-
-    def pointers(self) -> list[str]:
-        found = [p.name for p in self._folder.iterdir() if p.is_symlink() and not p.exists()]
-        for name, size in self.sizes().items():
-            if size < 1024:
-                with (self._folder / name).open("rb") as stream:
-                    if stream.read(len(_POINTER)) == _POINTER:
-                        found.append(name)
-        return sorted(found)
-
-
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    """Files in the folders of a folder, hidden ones left out."""
-    try:
-        folders = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        for inner in folders:
-            yield from (p for p in inner.iterdir() if p.is_file())
-            if depth > 1:
-                yield from _below(inner, depth - 1)
-    except OSError:  # not ours to read: then nothing in there is a model for us
-        return
 
 
 def judge_folder(folder: Path, model: str | None = None) -> Judgement:
@@ -331,100 +242,24 @@ def _checkpoint(contents: Contents) -> Judgement | None:
         if found is not None:
             return found
     config = contents.document("config.json")
-    images = _reads_images(config)
+    images = reads_images(config)
     what = "original weights of a multimodal model" if images else "original weights"
     return _with_tokenizer(contents, Judgement(what, SAFETENSORS, reads_images=images))
 
 
 def _quantised(contents: Contents) -> Judgement | None:
-    config = contents.document("config.json")
-    stated = (
-        part.get(name) for part in scopes(config) for name in ("quantization_config", "compression_config")
-    )
-    settings = next((part for part in stated if isinstance(part, dict) and part), {})
-    method = (_method(settings) or "an unnamed method") if settings else None
-    where = "config.json"
-    if method is None and isinstance(config.get("quantization"), dict) and "bits" in config["quantization"]:
-        method = "mlx"
-    for name, meaning in (
-        ("quantize_config.json", "gptq"),
-        ("quant_config.json", "awq"),
-        ("hf_quant_config.json", "modelopt"),
-    ):
-        if method is None and name in contents.sizes():
-            settings = contents.document(name)
-            method, where = _method(settings) or meaning, name
-    if method is None:
-        method, where = _method_by_tensors(contents.tensors()), "its tensors"
-    if method is None:
+    found = quantised(contents)
+    if found is None:
         return None
-    title = _QUANTISED.get(method, f"a checkpoint quantised with {method}")
-    bits = settings.get("bits") or settings.get("w_bit") if isinstance(settings, dict) else None
-    many = f", {bits} bits" if isinstance(bits, (int, float)) else ""
-    original = _original(contents, config)
+    many = f", {found.bits} bits" if found.bits else ""
+    original = _original(contents, contents.document("config.json"))
     return Judgement(
-        title,
-        problem=f"{contents.name} is {title}: its weights are quantised already{many} ({where} says "
-        f"“{method}”), in a way that no engine here loads and no converter here reads.",
+        found.title,
+        problem=f"{contents.name} is {found.title}: its weights are quantised already{many} ({found.stated_in} says "
+        f"“{found.method}”), in a way that no engine here loads and no converter here reads.",
         remedy=f"Choose the original weights{original}; int4 and int8 are made from them here. "
         "GPU quantisations (AWQ, GPTQ, EXL2, MLX …) are made for other programs.",
     )
-
-
-def _method(settings: Mapping[str, Any]) -> str | None:
-    method = settings.get("quant_method") or settings.get("quant_algo")
-    if isinstance(settings.get("quantization"), dict):  # NVIDIA's modelopt
-        method = method or settings["quantization"].get("quant_algo")
-    if method is None and (settings.get("load_in_4bit") or settings.get("load_in_8bit")):
-        method = "bitsandbytes"
-    if method is None and "w_bit" in settings:
-        method = "awq"
-    if method is None and "desc_act" in settings:
-        method = "gptq"
-    return str(method).lower() if method else None
-
-
-_QUANTISED = {
-    "awq": "an AWQ checkpoint",
-    "gptq": "a GPTQ checkpoint",
-    "bitsandbytes": "a bitsandbytes checkpoint",
-    "fp8": "an FP8 checkpoint",
-    "fbgemm_fp8": "an FP8 checkpoint",
-    "compressed-tensors": "a compressed-tensors checkpoint (FP8 or int, for vLLM)",
-    "modelopt": "a ModelOpt checkpoint (NVIDIA)",
-    "mxfp4": "an MXFP4 checkpoint",
-    "exl2": "an EXL2 checkpoint (ExLlama)",
-    "exl3": "an EXL3 checkpoint (ExLlama)",
-    "mlx": "an MLX checkpoint (Apple)",
-    "hqq": "an HQQ checkpoint",
-    "aqlm": "an AQLM checkpoint",
-    "quanto": "a Quanto checkpoint",
-    "torchao": "a torchao checkpoint",
-    "bitnet": "a BitNet checkpoint",
-    "spqr": "a SpQR checkpoint",
-    "vptq": "a VPTQ checkpoint",
-    "auto-round": "an AutoRound checkpoint",
-    "quark": "a Quark checkpoint (AMD)",
-}
-
-
-def _method_by_tensors(tensors: Mapping[str, str]) -> str | None:
-    """What the tensors' names and types betray where no file says it."""
-    endings = {name.rsplit(".", 1)[-1] for name in tensors}
-    types = set(tensors.values())
-    signs = (
-        ({"q_weight", "q_groups"} <= endings, "exl2"),
-        ("trellis" in endings, "exl3"),
-        ("qweight" in endings and "g_idx" in endings, "gptq"),
-        ("qweight" in endings, "awq"),
-        ({"SCB", "absmax", "bitsandbytes__nf4", "bitsandbytes__fp4"} & endings, "bitsandbytes"),
-        ("weight_packed" in endings, "compressed-tensors"),
-        ({"scales", "biases"} <= endings and "U32" in types, "mlx"),
-        (any(kind.startswith("F8_") for kind in types), "fp8"),
-        (any(name.endswith("_blocks") for name in tensors) and "U8" in types, "mxfp4"),
-        ("weight_scale" in endings and "I8" in types, "compressed-tensors"),
-    )
-    return next((method for is_it, method in signs if is_it), None)
 
 
 def _original(contents: Contents, config: Mapping[str, Any]) -> str:
@@ -440,59 +275,10 @@ def _original(contents: Contents, config: Mapping[str, Any]) -> str:
     return ""
 
 
-_OTHER_TASKS = (
-    # (end of the architecture's name, what it is, what it does)
-    (r"For(MaskedLM|PreTraining)$", "an encoder", "it fills gaps in a text"),
-    (
-        r"For(Sequence|Token|Image|Audio|Video)?Classification$",
-        "a classifier or reward model",
-        "it gives scores",
-    ),
-    (
-        r"For(QuestionAnswering|MultipleChoice|NextSentencePrediction)$",
-        "an encoder",
-        "it points at parts of a text",
-    ),
-    (r"For(SpeechSeq2Seq|CTC|AudioFrameClassification|XVector)$", "a speech model", "it reads sound"),
-    (
-        r"For(ObjectDetection|.*Segmentation|DepthEstimation|MaskedImageModeling|KeypointDetection)$",
-        "a vision model",
-        "it reads pictures",
-    ),
-    (r"(RewardModel|ForRewardModeling|ForProcessRewardModel|ForScore)$", "a reward model", "it gives scores"),
-    (r"(Vision|CLIP|Siglip2?|ViT|DINOv?2?)\w*Model$", "a vision model", "it reads pictures"),
-    (r"(EncoderModel|DPR\w+Encoder|SentenceTransformer)$", "an encoder", "it turns text into vectors"),
-)
-_WRITES_TEXT = re.compile(r"(CausalLM|LMHeadModel)\w*$")
-
-
 def _refused_architecture(contents: Contents) -> Judgement | None:
     """Models for other tasks than chatting; what is not known is left to the libraries."""
-    config = contents.document("config.json")
-    name = next(iter(config.get("architectures") or ()), None)
-    name = name if isinstance(name, str) else ""
-    if _WRITES_TEXT.search(name) or "AutoModelForCausalLM" in (config.get("auto_map") or {}):
-        return None
-    for pattern, what, does in _OTHER_TASKS:
-        if re.search(pattern, name):
-            return _not_a_chat_model(contents, what, f"{does} ({name})")
-    if config.get("is_encoder_decoder"):
-        return _not_a_chat_model(
-            contents,
-            "an encoder-decoder model",
-            f"it translates or summarises ({name or 'is_encoder_decoder'})",
-        )
-    if name.endswith("ForConditionalGeneration") and not isinstance(config.get("text_config"), dict):
-        if not (config.get("vision_config") or config.get("audio_config")):
-            return None
-        return _not_a_chat_model(contents, "a multimodal model", f"it reads pictures or sound ({name})")
-    if name.endswith("Model") and config.get("vision_config") and config.get("text_config"):
-        return _not_a_chat_model(contents, "a vision model", f"it matches pictures and text ({name})")
-    if name.endswith("Model"):
-        return _not_a_chat_model(
-            contents, "an encoder or embedding model", f"it has no output layer for words ({name})"
-        )
-    return None
+    other = other_task(contents.document("config.json"))
+    return _not_a_chat_model(contents, *other) if other else None
 
 
 def _not_a_chat_model(contents: Contents, what: str, does: str) -> Judgement:
@@ -501,18 +287,6 @@ def _not_a_chat_model(contents: Contents, what: str, does: str) -> Judgement:
         problem=f"{contents.name} is {what}: {does}; it cannot answer a prompt.",
         remedy="Choose a model that writes text: its config.json names an architecture that ends in ForCausalLM.",
     )
-
-
-def _reads_images(config: Mapping[str, Any]) -> bool:
-    parts = (
-        "vision_config",
-        "audio_config",
-        "vision_tower_config",
-        "img_processor",
-        "embd_layer",
-        "audio_processor",
-    )
-    return any(config.get(part) for part in parts)
 
 
 def _missing_shards(contents: Contents) -> Judgement | None:
@@ -717,12 +491,3 @@ def _listed(names: Any, most: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def parse_document(text: str | bytes) -> dict[str, Any]:
-    """A JSON object, or an empty one for anything else."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

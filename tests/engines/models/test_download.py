@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.engine import ModelError
-from engines.models.download.worker import _explain_os_error
+from engines.models.download.hub import explain_os_error
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
 from engines.processes.jobs import CancelledError
@@ -248,7 +248,7 @@ def test_a_path_too_long_for_windows_is_said(number, name, said):
         error.winerror = number
     else:
         error = OSError(0, "The system cannot find the path specified", "C:\\cache\\blob", number, name)
-    explained = _explain_os_error(error, "org/name")
+    explained = explain_os_error(error, "org/name")
     assert said in str(explained)
     assert ("HF_HOME" in explained.remedy) == ("260" in said)
 
