@@ -11,22 +11,30 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
-from storage.codec import readable
 from ui.access import SCOPE_KEY, Login, Role, Way, route_of
+from ui.share.bodies import (
+    Message,
+    NoJsonError,
+    Receive,
+    TooLargeError,
+    TooSlowError,
+    again,
+    as_text,
+    bounded_receive,
+    sessions_named_in,
+    whole,
+)
 from ui.share.door import Door
 from ui.share.hosts import is_loopback, split_host
 from ui.share.login_page import login_page
 from ui.share.logins import HERE, LOGIN_LASTS_S
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -61,25 +69,11 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MOST_BODY_BYTES = 40 * 2**20
 """Of the owner's requests: the longest prompt, a few times over. A visitor's is a tenth of it."""
 MOST_UPLOAD_BYTES = {Role.OWNER: 200 * 2**20, Role.VISITOR: 4 * 2**20}
-BODY_TIMEOUT_S = 30.0
-"""The next piece of a body has to come within this, or the request is given up; a stranger's whole body, too."""
 MOST_OPEN_REQUESTS_OF_A_VISITOR = 32
 LONGEST_SESSION_NAME = 64
 _HEARTBEAT = "/gradio_api/heartbeat/"
 _STARTUP = "/gradio_api/startup-events"
 _UPLOAD = "/gradio_api/upload"
-
-
-class _TooLargeError(Exception):
-    """More came than may come."""
-
-
-class _NoJsonError(Exception):
-    """What is called JSON is not written in UTF-8."""
-
-
-class _TooSlowError(Exception):
-    """The body did not come to its end in time."""
 
 
 class Request:
@@ -288,24 +282,24 @@ class Guard:
 
         try:
             if announced is not None and (not announced.isdigit() or int(announced) > most):
-                raise _TooLargeError
-            bounded = _bounded(receive, most, from_a_stranger=login is None)
+                raise TooLargeError
+            bounded = bounded_receive(receive, most, from_a_stranger=login is None)
             if _brings_json(request):
-                bounded = _again(as_text(await _whole(bounded)), bounded)
+                bounded = again(as_text(await whole(bounded)), bounded)
             if login is not None:
                 names, bounded = await _session_names(request, bounded)
                 if any(not self._owns(name, login) for name in names):
                     await _refuse(request.scope, send, 403, "That page belongs to somebody else.")
                     return
             await app(request.scope, bounded, note_start)
-        except _TooLargeError:
+        except TooLargeError:
             if not started.is_set():
                 await _refuse(
                     request.scope, send, 413, f"That is too large: at most {most // 2**20} MB are taken here."
                 )
-        except _NoJsonError:
+        except NoJsonError:
             await _refuse(request.scope, send, 400, "JSON comes in UTF-8 here.")
-        except _TooSlowError:
+        except TooSlowError:
             if not started.is_set():
                 await _refuse(request.scope, send, 408, "The request did not come to its end in time.")
 
@@ -333,8 +327,8 @@ class Guard:
 
     async def _log_in(self, request: Request, receive: Receive, send: Send) -> None:
         try:
-            body = await _whole(_bounded(receive, 8192, from_a_stranger=True))
-        except (_TooLargeError, _TooSlowError):
+            body = await whole(bounded_receive(receive, 8192, from_a_stranger=True))
+        except (TooLargeError, TooSlowError):
             await _refuse(request.scope, send, 413, "That is no login.")
             return
         fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
@@ -458,41 +452,9 @@ async def _reply(send: Send, status: int, body: bytes, headers: list[tuple[bytes
     await send({"type": "http.response.body", "body": body})
 
 
-# --- reading -----------------------------------------------------------------------------------------------
+# --- sessions ----------------------------------------------------------------------------------------------
 
-
-def _bounded(receive: Receive, most: int, *, from_a_stranger: bool = False) -> Receive:
-    """`receive` that gives up on a body that is too large, or that stops coming; a stranger's may not drip either."""
-    taken, complete, began = 0, False, time.monotonic()
-
-    async def bounded() -> Message:
-        nonlocal taken, complete
-        if complete:
-            return await receive()
-        try:
-            left_s = BODY_TIMEOUT_S - (time.monotonic() - began if from_a_stranger and taken else 0.0)
-            message = await asyncio.wait_for(receive(), left_s)
-        except asyncio.TimeoutError as error:
-            raise _TooSlowError from error
-        if message["type"] == "http.request":
-            taken += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if taken > most:
-                raise _TooLargeError
-        return message
-
-    return bounded
-
-
-async def _whole(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return bytes(body)
-        body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body)
+_JSON_KIND = re.compile(r"\s*application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
 
 
 async def _session_names(request: Request, receive: Receive) -> tuple[list[str], Receive]:
@@ -503,79 +465,9 @@ async def _session_names(request: Request, receive: Receive) -> tuple[list[str],
         return [request.query("session_hash") or ""], receive
     if not _brings_json(request) or not request.path.startswith("/gradio_api/"):
         return [], receive
-    body = await _whole(receive)
-    return _named_in(body), _again(body, receive)
+    body = await whole(receive)
+    return sessions_named_in(body), again(body, receive)
 
 
 def _brings_json(request: Request) -> bool:
     return request.method not in SAFE_METHODS and bool(_JSON_KIND.match(request.header("content-type") or ""))
-
-
-def as_text(body: bytes) -> bytes:
-    """A JSON body as everybody behind the guard may read it: UTF-8, and no text in it that is none.
-
-    Python's reader takes UTF-16, UTF-32 and lone surrogates, too, in which the guard would look for names in vain;
-    RFC 8259 does not. Raises _NoJsonError.
-    """
-    try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _NoJsonError from error
-    if b"\0" in body:  # no JSON has one, except in UTF-16 and UTF-32
-        raise _NoJsonError
-    return without_surrogates(body)
-
-
-_JSON_KIND = re.compile(r"\s*application/([\w.-]+\+)?json\s*(;|$)", re.IGNORECASE)
-_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
-
-
-def without_surrogates(body: bytes) -> bytes:
-    """The JSON with U+FFFD for every lone surrogate: such text is no UTF-8, and breaks whatever it comes to."""
-    if not _HALF_PAIR.search(body):
-        return body
-    try:
-        return json.dumps(_readable(json.loads(body))).encode()
-    except (ValueError, RecursionError):
-        return body  # Gradio will say what is wrong with it
-
-
-def _readable(value: Any) -> Any:
-    if isinstance(value, str):
-        return readable(value)
-    if isinstance(value, list):
-        return [_readable(item) for item in value]
-    if isinstance(value, dict):
-        return {_readable(name): _readable(item) for name, item in value.items()}
-    return value
-
-
-def _named_in(body: bytes) -> list[str]:
-    """Every session named at the top of a JSON body, whichever of two equal keys a reader takes."""
-    if b"session_hash" not in body and b"\\u" not in body:
-        return []
-    names: list[str] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        names.extend(str(value) for key, value in pairs if key == "session_hash" and value is not None)
-        return found
-
-    try:
-        json.loads(body, object_pairs_hook=note)
-    except (ValueError, RecursionError):
-        return [""]  # whatever it is, Gradio must not be the one to find out
-    return names
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again

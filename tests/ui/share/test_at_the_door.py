@@ -13,7 +13,7 @@ from storage.database import close_to_others
 from storage.recorder import RETRY_S
 from storage.store import Store
 from tests.helpers.http import ask
-from ui.share.guard import _NoJsonError, as_text, without_surrogates
+from ui.share.bodies import NoJsonError, as_text, without_surrogates
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows keeps the profile folder private instead")
 
@@ -38,7 +38,7 @@ def test_half_a_pair_becomes_a_sign_that_is_text(body, text):
 )
 def test_what_is_not_written_in_utf_8_is_no_json(body):
     """Python's reader would take the first two, with half a pair in the text."""
-    with pytest.raises(_NoJsonError):
+    with pytest.raises(NoJsonError):
         as_text(body)
 
 

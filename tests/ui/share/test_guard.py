@@ -314,7 +314,7 @@ def test_a_body_that_grows_without_end_is_cut(monkeypatch):
 
 
 def test_a_body_that_stops_coming_is_given_up(monkeypatch):
-    monkeypatch.setattr("ui.share.guard.BODY_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("ui.share.bodies.BODY_TIMEOUT_S", 0.05)
     first = [{"type": "http.request", "body": b"{", "more_body": True}]
     started = time.monotonic()
     assert served_by(reading, messages=first)[0] == 408
@@ -323,9 +323,9 @@ def test_a_body_that_stops_coming_is_given_up(monkeypatch):
 
 @pytest.mark.parametrize(("from_a_stranger", "taken"), [(True, False), (False, True)])
 def test_a_body_that_drips_is_waited_for_only_when_somebody_is_logged_in(monkeypatch, from_a_stranger, taken):
-    from ui.share.guard import _bounded, _TooSlowError
+    from ui.share.bodies import TooSlowError, bounded_receive
 
-    monkeypatch.setattr("ui.share.guard.BODY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("ui.share.bodies.BODY_TIMEOUT_S", 0.3)
 
     async def read_it_all() -> bool:
         left = 20
@@ -336,11 +336,11 @@ def test_a_body_that_drips_is_waited_for_only_when_somebody_is_logged_in(monkeyp
             await asyncio.sleep(0.05)
             return {"type": "http.request", "body": b"x", "more_body": left > 0}
 
-        bounded = _bounded(receive, 1000, from_a_stranger=from_a_stranger)
+        bounded = bounded_receive(receive, 1000, from_a_stranger=from_a_stranger)
         try:
             while (await bounded())["more_body"]:
                 pass
-        except _TooSlowError:
+        except TooSlowError:
             return False
         return True
 
@@ -385,6 +385,6 @@ def test_a_session_belongs_to_whoever_named_it_first():
     ],
 )
 def test_however_a_session_is_named_it_is_found(body):
-    from ui.share.guard import _named_in
+    from ui.share.bodies import sessions_named_in
 
-    assert {"theirs", ""} & set(_named_in(body))
+    assert {"theirs", ""} & set(sessions_named_in(body))
