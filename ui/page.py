@@ -21,6 +21,7 @@ from ui.measure import tab as measure_tab
 from ui.measure.desk import Desk
 from ui.models import tab as models_tab
 from ui.models.background import ModelWork
+from ui.quiet_events import tell_no_progress
 from ui.share.owner_panel import OwnerPanel
 from ui.share.sharing import Sharing
 from ui.share.visitors import Visitors
@@ -82,5 +83,6 @@ def build(
         opened = page.wire_open(history.open_in_compare)
         opened.then(lambda: gr.Tabs(selected="compare"), None, tabs, show_progress="hidden")
         page.wire_use(measured.used)
+        tell_no_progress(demo)
     authorise(demo)
     return demo

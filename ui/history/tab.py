@@ -475,7 +475,9 @@ class _Tab:
         for button, what in ((self.ask_texts, "texts"), (self.ask_all, "all")):
             button.click(self._ask(what), None, [self.sure, self.sure_text, self.what], **_QUIET)
         self.no.click(lambda: gr.update(visible=False), None, self.sure, **_QUIET)
-        self._relist(self.yes.click(told(self._sure), self.what, [self.sure, self.what, *self._opened]))
+        self._relist(
+            self.yes.click(told(self._sure), self.what, [self.sure, self.what, *self._opened], **_QUIET)
+        )
 
 
 def on_show(attach: Callable[[Callable[..., Any]], Any]) -> None:

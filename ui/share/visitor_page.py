@@ -24,6 +24,7 @@ from ui.compare.browser_tab import Desk, Notice, Page, fill_up
 from ui.compare.components import ASK_ON_LOAD, mode_choice, prompt_row
 from ui.compare.offer import Offer, Trouble
 from ui.compare.painter import Painter
+from ui.quiet_events import tell_no_progress
 from ui.share.visitors import Visitor, Visitors
 
 TITLE = "Backend Arena"
@@ -434,6 +435,7 @@ def build(
         with gr.Column(elem_id="tabs"):  # what the style sheet calls the part that the panels are in
             page = VisitorPage(VisitorDesk(manager, store, turns, library, visitors), machine_name)
         page.wire_load(demo)
+        tell_no_progress(demo)
     authorise(demo)
     return demo
 
