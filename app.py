@@ -155,7 +155,7 @@ def serve(arguments: argparse.Namespace) -> int:
     with arena_on(arguments) as arena:
         os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        from ui.heap import give_back_at_once
+        from ui.heap import give_back_at_once, leave_out_of_collections
         from ui.lost_lines import keep_quiet_about_them
         from ui.page import build as build_page
         from ui.share.owner_panel import machine_name
@@ -182,6 +182,7 @@ def serve(arguments: argparse.Namespace) -> int:
             quiet=True,
             **launch_options(door, _api(arena, door, doors), visitors_page),
         )
+        leave_out_of_collections()
         only_here = is_loopback(arguments.host) or arguments.host in ("0.0.0.0", "::")
         address = f"http://{'localhost' if only_here else arguments.host}:{port}"
         print(f"Backend Arena is at {address}  (Ctrl+C ends it; data in {arena.data_dir})", flush=True)

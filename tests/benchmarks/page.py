@@ -67,6 +67,7 @@ def serve(data_dir: str, turns: int, pipe: Connection) -> None:
     from ui.chat.run_view import RunFold
     from ui.chat.settings import Settings
     from ui.chat.turns import Turns
+    from ui.heap import give_back_at_once, leave_out_of_collections
     from ui.page import build
     from ui.theme import launch_options
 
@@ -87,6 +88,7 @@ def serve(data_dir: str, turns: int, pipe: Connection) -> None:
             time.sleep(2)
             super().stop(*arguments, **options)
 
+    give_back_at_once()
     data, memory = Path(data_dir), [10**12]
     store, library, environments = Store(data / "arena.sqlite3"), ModelLibrary(data), Environments(data)
     manager = EngineManager(
@@ -114,6 +116,7 @@ def serve(data_dir: str, turns: int, pipe: Connection) -> None:
     _, address, _ = demo.launch(
         server_name="127.0.0.1", quiet=True, prevent_thread_lock=True, **launch_options()
     )
+    leave_out_of_collections()
     manager.availability()
     RunFold._take_token = note_and_take
     pipe.send((address, conversation_id))

@@ -34,3 +34,24 @@ def test_large_buffers_leave_no_holes():
 
     assert kept_mb("yes") < 10
     assert kept_mb("no") > 50  # else this is no longer needed
+
+
+STAYS = """
+import gc
+from ui.heap import leave_out_of_collections
+stays = [[] for _ in range(300_000)]
+leave_out_of_collections()
+assert len(gc.get_objects()) < 10_000, len(gc.get_objects())
+cycle = []
+cycle.append(cycle)
+del cycle
+print(gc.collect(), len(stays))
+"""
+
+
+def test_what_stays_is_not_searched_and_what_goes_is_still_found():
+    command = [sys.executable, "-c", STAYS]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=60, check=True)
+    found, stays = map(int, done.stdout.split())
+    assert found >= 1
+    assert stays == 300_000
