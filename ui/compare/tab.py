@@ -259,7 +259,7 @@ class Compare:
         inputs = [parts.prompt, parts.attachment, parts.mode, *parts.settings(), parts.conversation]
         outputs = [parts.prompt, parts.attachment, parts.detach, parts.welcome]
         sent = gr.on(
-            [parts.send.click, parts.prompt.submit], self._send, inputs, outputs, js=SENDING, **_QUIET
+            [parts.send.click, parts.prompt.submit], self._send, inputs, outputs, js=SENDING, **_AT_ONCE
         )
         sent.then(None, None, None, js=TAKEN, api_visibility="private")
         parts.to_panel.input(self._send_to, parts.to_panel, None, **_QUIET)
@@ -477,4 +477,4 @@ _QUIET: dict[str, Any] = {
 }
 """Handlers of the page itself: no spinners over the panels, tabs never wait for each other, no public API."""
 _AT_ONCE: dict[str, Any] = {**_QUIET, "queue": False}
-"""Stop does not stand in any line."""
+"""Send and Stop do not stand in any line."""

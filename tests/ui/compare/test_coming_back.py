@@ -177,11 +177,11 @@ def test_a_prompt_that_never_arrived_is_put_back_however_long_the_page_loads(dri
     """As after a restart: the engines are probed before it is known what runs."""
     tab = driver(("echo", "fast"))
     tab.ask("first")
-    tab.page.route("**/queue/join*", lambda route: route.abort())
+    tab.page.route("**/gradio_api/run/**", lambda route: route.abort())
     tab.type("never arrived")
     tab.page.press("#prompt textarea", "Enter")
     tab.page.wait_for_function("JSON.parse(sessionStorage.getItem('backend-arena-draft'))?.handed")
-    tab.page.unroute("**/queue/join*")
+    tab.page.unroute("**/gradio_api/run/**")
     probe = arena.manager.availability
 
     def slow(*arguments, **options):
@@ -257,7 +257,7 @@ def test_the_felt_time_counts_from_the_key_press_in_the_browser(driver, arena):
     tab = driver(("echo", "fast"))
     tab.ask("warm up")
     # A slow way from the browser to the app: what is sent is held up for a good second.
-    tab.page.route("**/queue/join*", lambda route: (time.sleep(1.2), route.continue_()))
+    tab.page.route("**/gradio_api/run/**", lambda route: (time.sleep(1.2), route.continue_()))
     tab.ask("felt")
     (newest,) = arena.store.conversations(limit=1).summaries
     said = arena.store.conversation(newest.id).turns[-1].runs[0]
