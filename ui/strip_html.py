@@ -25,14 +25,24 @@ Value = Callable[[Sample], float | None]
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of a chart, from 0 to `top`."""
+
+    kind: str
+    """Its CSS class."""
+    name: str
+    """What it shows; the same name at every drawing, and no other line's."""
+    value: Value
+    top: float = 1.0
+
+
+@dataclass(frozen=True)
 class Chart:
-    """One chart: a title, what it says now, and one or two lines from 0 to `top`."""
+    """One chart: a title, what it says now, and one or two lines."""
 
     title: str
     now: str
-    lines: tuple[tuple[str, Value], ...]
-    """CSS class and figure."""
-    top: float
+    lines: tuple[Line, ...]
     source: str
 
 
@@ -43,6 +53,7 @@ class Strip:
         self._sampler = sampler
         self._lock = threading.Lock()
         self._made: dict[bool, tuple[int, str]] = {}
+        self._means: dict[str, _Means] = {}
 
     def html(self, *, hide_workers: bool = False) -> str:
         """The strip as it is now; `hide_workers`: while the comparison is blind."""
@@ -61,8 +72,46 @@ class Strip:
             return '<p class="empty-line">The first readings are on their way.</p>'
         names = {} if hide_workers else self._sampler.worker_names()
         charts = [*_system_charts(samples), *_device_charts(samples), *_worker_charts(samples, names)]
-        drawn = "".join(_chart(chart, samples, self._sampler.marks()) for chart in charts)
+        kept = self._means
+        self._means = dict(kept) if hide_workers else {}  # what is only hidden is not forgotten
+        for line in (line for chart in charts for line in chart.lines):
+            self._means[line.name] = kept.get(line.name) or _Means()
+            self._means[line.name].take(samples, line.value)
+        marks = self._sampler.marks()
+        drawn = "".join(_chart(chart, samples[-1].at_s, self._means, marks) for chart in charts)
         return f'<div class="strip">{drawn}</div>{_facts(samples[-1])}'
+
+
+class _Means:
+    """A line's points: the mean of what was read in each STEP_S, worked out once for each that is over."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[float, float]] = {}
+        """Number of the step -> moment of its first reading, and the mean."""
+        self._over = -1
+        """The newest step to which nothing can be added."""
+
+    def take(self, samples: Sequence[Sample], value: Value) -> None:
+        """Bring it up to the newest sample, and forget what is older than the oldest."""
+        steps: dict[int, list[tuple[float, float]]] = {}
+        for sample in reversed(samples):
+            step = int(sample.at_s // STEP_S)
+            if step <= self._over:
+                break
+            figure = value(sample)
+            if figure is not None:
+                steps.setdefault(step, []).append((sample.at_s, figure))
+        for step in sorted(steps):
+            read = steps[step]
+            self._found[step] = (read[-1][0], sum(figure for _, figure in read) / len(read))
+        oldest = int(samples[0].at_s // STEP_S)
+        for step in [step for step in self._found if step < oldest]:
+            del self._found[step]
+        self._over = int(samples[-1].at_s // STEP_S) - 1
+
+    def points(self) -> list[tuple[float, float]]:
+        """Moment and figure, the oldest first."""
+        return list(self._found.values())
 
 
 def _reading(name: str) -> Value:
@@ -83,20 +132,16 @@ def _system_charts(samples: Sequence[Sample]) -> list[Chart]:
             "Processor",
             f"{_percent(cpu(newest))}"
             + (f", other programs {foreign:.2f} cores" if foreign is not None else ""),
-            (("all", cpu), ("others", _part_of(others, cores))),
-            1.0,
+            (Line("all", "cpu", cpu), Line("others", "others", others, cores)),
             "psutil; the lower line: other programs",
         ),
-        Chart("Memory", f"{_percent(memory(newest))} ({fmt.size(used)})", (("all", memory),), 1.0, "psutil"),
+        Chart(
+            "Memory",
+            f"{_percent(memory(newest))} ({fmt.size(used)})",
+            (Line("all", "memory", memory),),
+            "psutil",
+        ),
     ]
-
-
-def _part_of(value: Value, whole: float) -> Value:
-    def part(sample: Sample) -> float | None:
-        found = value(sample)
-        return None if found is None else found / whole
-
-    return part
 
 
 def _device_charts(samples: Sequence[Sample]) -> list[Chart]:
@@ -109,8 +154,7 @@ def _device_charts(samples: Sequence[Sample]) -> list[Chart]:
                 Chart(
                     f"Power {device.name}",
                     now,
-                    (("all", _watts(device.name)),),
-                    highest or 1.0,
+                    (Line("all", f"watts {device.name}", _watts(device.name), highest or 1.0),),
                     device.source,
                 )
             )
@@ -120,7 +164,8 @@ def _device_charts(samples: Sequence[Sample]) -> list[Chart]:
         words += [fmt.size(device.memory_bytes)] if device.memory_bytes else []
         words += [f"{device.watts:.0f} W"] if device.watts is not None else []
         words += [f"{device.frequency_mhz:.0f} MHz"] if device.frequency_mhz else []
-        charts.append(Chart(device.name, ", ".join(words), (("all", busy),), 1.0, device.source))
+        line = Line("all", f"busy {device.name}", busy)
+        charts.append(Chart(device.name, ", ".join(words), (line,), device.source))
     return charts
 
 
@@ -152,20 +197,19 @@ def _worker_charts(samples: Sequence[Sample], names: Mapping[int, str]) -> list[
                 name.removesuffix(" + demo"),
                 f"{now}, {fmt.size(held)}",
                 (
-                    ("all", _part_of(cpu, cores)),
-                    ("memory", _part_of(rss, most * 1.1)),
+                    Line("all", f"worker {pid} cpu", cpu, cores),
+                    Line("memory", f"worker {pid} rss", rss, most * 1.1),
                 ),
-                1.0,
                 "its process; the dashed line: memory, up to its highest",
             )
         )
     return charts
 
 
-def _chart(chart: Chart, samples: Sequence[Sample], marks: Sequence[Mark]) -> str:
-    end = samples[-1].at_s
+def _chart(chart: Chart, end: float, means: Mapping[str, _Means], marks: Sequence[Mark]) -> str:
     lines = "".join(
-        f'<path class="{kind}" d="{_path(samples, value, chart.top, end)}"/>' for kind, value in chart.lines
+        f'<path class="{line.kind}" d="{_path(means[line.name].points(), line.top, end)}"/>'
+        for line in chart.lines
     )
     label = fmt.text(f"{chart.title}: {chart.now}")
     return (
@@ -191,27 +235,13 @@ def _x(at_s: float, end: float) -> int:
     return round(WIDTH * (1 - (end - at_s) / KEPT_S))
 
 
-def _path(samples: Sequence[Sample], value: Value, top: float, end: float) -> str:
-    """An SVG path with a point per STEP_S, the mean of what was read in it; broken where nothing was."""
-    points: list[tuple[float, float]] = []
-    bucket: list[float] = []
-    at = 0.0
-    for sample in samples:
-        figure = value(sample)
-        if figure is None:
-            continue
-        if bucket and sample.at_s - at >= STEP_S:
-            points.append((at, sum(bucket) / len(bucket)))
-            bucket = []
-        if not bucket:
-            at = sample.at_s
-        bucket.append(figure)
-    if bucket:
-        points.append((samples[-1].at_s, sum(bucket) / len(bucket)))
+def _path(points: Sequence[tuple[float, float]], top: float, end: float) -> str:
+    """An SVG path through points of moment and figure, broken where there is none for GAP_S; the last one is now."""
     path, last = [], float("-inf")
-    for moment, figure in points:
+    for at, (moment, figure) in enumerate(points, 1):
         y = round((HEIGHT - 2) * (1 - min(max(figure / top, 0.0), 1.0))) + 1
-        path.append(f"{'M' if moment - last > GAP_S else 'L'}{_x(moment, end)} {y}")
+        x = WIDTH if at == len(points) and end - moment < GAP_S else _x(moment, end)
+        path.append(f"{'M' if moment - last > GAP_S else 'L'}{x} {y}")
         last = moment
     return "".join(path)
 
