@@ -146,6 +146,8 @@ class RunFold:
         self._lock = threading.Lock()
         self._on_event = on_event
         self._view = RunView(panel, target)
+        self._ended_as: tuple[RunView, RunView] | None = None
+        """Once it is done: what the snapshot was made of, and the snapshot; a long history asks for it often."""
         before = carried_on.view() if carried_on else None
         self._carried_on = (before.text, before.reasoning) if before else ("", "")
         self._carried_ids = carried_on.token_ids() if carried_on else ()
@@ -291,7 +293,9 @@ class RunFold:
             if len(self._texts) > 1:
                 self._texts, self._thoughts = ["".join(self._texts)], ["".join(self._thoughts)]
             done = self._view.done
-            return replace(
+            if done and self._ended_as is not None and self._ended_as[0] is self._view:
+                return self._ended_as[1]
+            seen = replace(
                 self._view,
                 text=self._texts[0],
                 reasoning=self._thoughts[0],
@@ -302,6 +306,9 @@ class RunFold:
                 else self._moving_rate(),
                 version=self._view.version + len(self._offsets) + len(self._pieces),
             )
+            if done:
+                self._ended_as = (self._view, seen)
+            return seen
 
     def _elapsed_s(self) -> float | None:
         if self._view.metrics and self._view.metrics.total_s is not None:
