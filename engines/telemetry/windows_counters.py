@@ -12,9 +12,11 @@ https://devblogs.microsoft.com/directx/gpus-in-the-task-manager/
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.telemetry import windows_adapters
@@ -24,7 +26,7 @@ from engines.telemetry.windows_adapters import Adapter
 ENGINE_PATH = r"\GPU Engine(*)\Utilization Percentage"
 MEMORY_PATHS = (r"\GPU Process Memory(*)\Dedicated Usage", r"\GPU Process Memory(*)\Shared Usage")
 PAGES_PATH = r"\Memory\Pages/sec"
-
+LIST_AGAIN_S = 10.0
 _INSTANCE = re.compile(
     r"pid_(?P<pid>\d+)_luid_(?P<luid>0x[0-9A-Fa-f]{8}_0x[0-9A-Fa-f]{8})_phys_(?P<phys>\d+)"
     r"(?:_eng_(?P<engine>\d+)_engtype_(?P<type>.*?))?(?:#\d+)*$"
@@ -42,6 +44,7 @@ class Instance:
     """`3 Compute`; None for memory."""
 
 
+@functools.lru_cache(maxsize=8192)  # the same few thousand names at every sample
 def parse_instance(name: str) -> Instance | None:
     """One instance name; None when it is no GPU counter's. PDH puts `#1` behind the second of equal names."""
     found = _INSTANCE.match(name)
@@ -93,6 +96,28 @@ def readings(
     ]
 
 
+class KnownAdapters:
+    """The adapters, listed again when a counter names one that is not among them, every LIST_AGAIN_S at most.
+
+    An adapter has its LUID until the system starts again or the adapter does: after a driver's restart or an update,
+    and when an external GPU is plugged in, there are others.
+    """
+
+    def __init__(self, listing: Callable[[], Sequence[Adapter] | None], clock: Callable[[], float]):
+        self._listing, self._clock = listing, clock
+        self._adapters: Sequence[Adapter] = listing() or ()
+        self._listed_at = clock()
+
+    def named_in(self, instances: Iterable[str]) -> Sequence[Adapter]:
+        """All adapters, with those that these instances of counters name."""
+        known = {adapter.luid for adapter in self._adapters}
+        named = {found.luid for name in instances if (found := parse_instance(name)) is not None}
+        if named - known and self._clock() - self._listed_at >= LIST_AGAIN_S:
+            self._listed_at = self._clock()
+            self._adapters = self._listing() or self._adapters
+        return self._adapters
+
+
 if sys.platform == "win32":
     import pywintypes
     import win32pdh
@@ -101,7 +126,7 @@ if sys.platform == "win32":
         """The counters through PDH, in English whatever the system speaks; raises OSError where there are none."""
 
         def __init__(self) -> None:
-            self._adapters = windows_adapters.adapters() or ()
+            self._adapters = KnownAdapters(windows_adapters.adapters, time.monotonic)
             try:
                 self._query = win32pdh.OpenQuery()
                 self._engine = win32pdh.AddEnglishCounter(self._query, ENGINE_PATH)
@@ -121,7 +146,8 @@ if sys.platform == "win32":
                     # The two counters' instances have the same names: the path's end keeps them apart.
                     values = self._values(counter)
                     memory.update({f"{name}#{MEMORY_PATHS.index(kind)}": v for name, v in values.items()})
-                return readings(self._values(self._engine), memory, self._adapters)
+                utilisation = self._values(self._engine)
+                return readings(utilisation, memory, self._adapters.named_in((*utilisation, *memory)))
             except pywintypes.error:
                 return []  # no instance now: nobody uses a GPU, or a driver is being restarted
 

@@ -3,7 +3,7 @@
 import pytest
 
 from engines.telemetry.windows_adapters import Adapter, luid_text
-from engines.telemetry.windows_counters import Instance, parse_instance, readings
+from engines.telemetry.windows_counters import LIST_AGAIN_S, Instance, KnownAdapters, parse_instance, readings
 
 # Instance names as `typeperf -qx "GPU Engine"` lists them (devblogs.microsoft.com/directx/gpus-in-the-task-manager).
 GPU, NPU = "0x00000000_0x0000C5D2", "0x00000000_0x0000E1A7"
@@ -83,3 +83,37 @@ def test_the_npu_is_told_apart(adapter, kind):
 def test_a_luid_is_spelled_as_the_counters_do():
     assert luid_text(0, 0xC5D2) == GPU
     assert luid_text(-1, 5) == "0xFFFFFFFF_0x00000005"
+
+
+def test_an_adapter_that_comes_later_is_found_and_one_that_nobody_lists_is_not_asked_for_at_every_sample():
+    """As when a driver is restarted or an external GPU plugged in: the counters name a LUID that was not there."""
+    moment, asked = [0.0], []
+    here = [ARC]
+
+    def listing():
+        asked.append(moment[0])
+        return tuple(here)
+
+    known = KnownAdapters(listing, lambda: moment[0])
+    names = [engine(10, GPU, 0, "3D"), "_Total"]
+    assert known.named_in(names) == (ARC,)
+    here.append(BOOST)
+    names.append(engine(10, NPU, 0, "Compute"))
+    assert known.named_in(names) == (ARC,)  # listed a moment ago
+    moment[0] = LIST_AGAIN_S
+    assert known.named_in(names) == (ARC, BOOST)
+    assert known.named_in(names) == (ARC, BOOST)
+    assert asked == [0.0, LIST_AGAIN_S]
+    names.append(engine(10, "0x00000000_0x00001234", 0, "3D"))  # a remote session's, say
+    for second in range(11, 40):
+        moment[0] = float(second)
+        assert known.named_in(names) == (ARC, BOOST)
+    assert len(asked) == 4
+
+
+def test_where_the_adapters_cannot_be_listed_any_more_those_known_stay():
+    answers = [(ARC,), None]
+    moment = [0.0]
+    known = KnownAdapters(lambda: answers.pop(0), lambda: moment[0])
+    moment[0] = LIST_AGAIN_S
+    assert known.named_in([engine(10, NPU, 0, "")]) == (ARC,)
