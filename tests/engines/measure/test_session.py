@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -179,11 +180,13 @@ def test_a_pause_lets_others_have_the_machine_and_a_stop_keeps_what_is_done(mana
     assert reached.wait(30)
     while work.watch().state != "paused":
         assert thread.is_alive()
+        time.sleep(0.01)
     with manager.activity.doing("load", "somebody else's"):
         assert work.watch().measurement.status == "paused"
     work.go_on()
     while len(work.measurement.lane(GOOD.key).repeats) < 4:
         assert thread.is_alive()
+        time.sleep(0.01)
     work.stop()
     thread.join(30)
     done = work.measurement

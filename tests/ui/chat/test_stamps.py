@@ -137,6 +137,7 @@ def test_a_burner_that_joins_only_late_still_disturbs(world):
 
 SECOND_APP = """
 import sys
+import time
 from pathlib import Path
 from engines.runtime.activity import Activity
 from storage.store import Store
@@ -150,7 +151,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 turn = turns.send("word " * 25, [(1, SLOW_ECHO)], Settings(max_new_tokens=400))
 while turn.runs[0].view().tokens < 3:
-    pass
+    time.sleep(0.02)
 print("writing", flush=True)
 turn.wait(60)
 view = turn.runs[0].view()

@@ -77,6 +77,7 @@ def test_ctrl_c_keeps_what_is_done_says_how_to_go_on_and_leaves_no_worker(tmp_pa
     deadline = time.monotonic() + 10
     while any(worker.is_running() and worker.status() != "zombie" for worker in workers):
         assert time.monotonic() < deadline
+        time.sleep(0.05)
     store = Store(tmp_path / "arena.sqlite3")
     found = Measurements(store).measurement(resumed.group(1))
     store.close()
