@@ -20,6 +20,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from engines.toolkit import text_files
 from storage.codec import pack_offsets, readable, to_json
 from storage.database import HistoryFile, StoreError, sentence, uri
 from storage.exchange.exports import FORMAT, FORMAT_VERSION
@@ -300,7 +301,7 @@ def _number(db: Database, sql: str) -> int:
 def _documents(source: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSON Lines file, or of a conversation's JSON, as complete run records."""
     try:
-        with source.open(encoding="utf-8-sig") as lines:
+        with source.open(encoding=text_files.encoding(source)) as lines:
             first = lines.readline()
             try:
                 record = json.loads(first)

@@ -118,6 +118,22 @@ def test_an_export_comes_back_exactly_and_once(filled, elsewhere, tmp_path, kind
         assert stat.S_IMODE(path.stat().st_mode) == 0o600 or kind == "json"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_what_powershell_made_of_an_export_comes_back(filled, elsewhere, tmp_path, kind, encoding):
+    """Windows PowerShell's `>` and `Out-File` write UTF-16, `Set-Content -Encoding utf8` a byte order mark; CRLF."""
+    store, conversation_id = filled
+    path = tmp_path / f"export.{kind}"
+    if kind == "json":
+        text = json.dumps(conversation_document(store.file, conversation_id), indent=2, ensure_ascii=False)
+    else:
+        export_selection(store.file, Filter(), path, kind)
+        text = path.read_text(encoding="utf-8")
+    path.write_text(text, encoding=encoding, newline="\r\n")
+    assert import_file(elsewhere.file, path).runs == 3
+    assert same(store.conversation(conversation_id), elsewhere.conversation(conversation_id))
+
+
 def test_an_import_can_be_named_and_adds_what_is_new(filled, elsewhere, tmp_path):
     store, conversation_id = filled
     export_database(store.file, tmp_path / "one.db")
