@@ -9,6 +9,7 @@ engines' prompts are made from it.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from engines.models.graphs import check_onnxruntime_genai, check_openvino
 from engines.models.other_tasks import other_task, reads_images
 from engines.models.quantised import quantised
 from engines.toolkit.model_config import genai_files, read_json
+
+log = logging.getLogger(__name__)
 
 OPENVINO = "openvino"
 ONNXRUNTIME_GENAI = "onnxruntime-genai"
@@ -112,6 +115,7 @@ def judge(contents: Contents) -> Judgement:
         TypeError,
         KeyError,
     ) as error:  # a list where the format has an object, and the like
+        log.info("Judging %s", contents.name, exc_info=True)
         raise ModelError(
             f"A JSON file of {contents.name} is not in the form it should have: {error}.", GET_AGAIN
         ) from error

@@ -153,7 +153,7 @@ def _measure(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
         print(f"{error}", file=sys.stderr)
         return _USAGE
     if stopped:
-        print(f"Stopped. Go on with: python app.py measure --resume {found.id}", file=sys.stderr)
+        print(f"Stopped. Go on with: {_going_on(found)}", file=sys.stderr)
         return _STOPPED
     return 0 if any(r.counts for result in found.measured for r in result.repeats) else _NOTHING_MEASURED
 
@@ -230,10 +230,17 @@ def _watch(arena: Arena) -> bool:
                     told(f"This will take about {roughly(watch.left_s)}: {left}.")
         except KeyboardInterrupt:
             stopped = True
-            print("Stopping; what is done is kept.", file=sys.stderr, flush=True)
-            if arena.desk.session:
-                arena.desk.session.stop()
+            session = arena.desk.session
+            # Said now, too: who presses Ctrl+C again does not see what is said at the end.
+            again = f" Go on with: {_going_on(session.measurement)}" if session else ""
+            print(f"Stopping; what is done is kept.{again}", file=sys.stderr, flush=True)
+            if session:
+                session.stop()
     return stopped
+
+
+def _going_on(measurement: Measurement) -> str:
+    return f"python app.py measure --resume {measurement.id}"
 
 
 def _line(watch: Watch) -> str:

@@ -71,9 +71,11 @@ def test_ctrl_c_keeps_what_is_done_says_how_to_go_on_and_leaves_no_worker(tmp_pa
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, (said, out, err)
-    assert "Stopping; what is done is kept." in err
-    resumed = re.search(r"--resume (\w+)", err)
+    stopping, stopped = (line for line in err.splitlines() if "--resume" in line)
+    assert stopping.startswith("Stopping; what is done is kept. Go on with:"), err
+    resumed = re.search(r"--resume (\w+)", stopped)
     assert resumed, err
+    assert resumed.group() in stopping  # who presses again sees only this
     deadline = time.monotonic() + 10
     while any(worker.is_running() and worker.status() != "zombie" for worker in workers):
         assert time.monotonic() < deadline
