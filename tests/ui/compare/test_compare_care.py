@@ -152,7 +152,7 @@ def test_a_hundred_kilobyte_line_is_shown_and_breaks_nothing(arena, new_page):
     assert turn.wait(60)
     run = turn.runs[0]
     line = "x" * 100_000
-    run.fold._texts = [line]  # no echo has so long a context
+    run.fold._texts, run.fold._ended_as = [line], None  # no echo has so long a context
     page = Driver(new_page(f"{arena.address}?c={turn.conversation_id}"))
     page.until(lambda: len(page.reply(1)), len(line))
     assert page.page.evaluate("document.documentElement.scrollWidth") <= 1280
