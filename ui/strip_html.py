@@ -74,9 +74,10 @@ class Strip:
         charts = [*_system_charts(samples), *_device_charts(samples), *_worker_charts(samples, names)]
         kept = self._means
         self._means = dict(kept) if hide_workers else {}  # what is only hidden is not forgotten
-        for line in (line for chart in charts for line in chart.lines):
-            self._means[line.name] = kept.get(line.name) or _Means()
-            self._means[line.name].take(samples, line.value)
+        for chart in charts:
+            for line in chart.lines:
+                means = self._means[line.name] = kept.get(line.name) or _Means()
+                means.take(samples, line.value)
         marks = self._sampler.marks()
         drawn = "".join(_chart(chart, samples[-1].at_s, self._means, marks) for chart in charts)
         return f'<div class="strip">{drawn}</div>{_facts(samples[-1])}'

@@ -113,8 +113,8 @@ def _calm(blocks: Blocks) -> None:
     """Outside Windows Gradio's queue looks for work a thousand times a second: 5 % of a core for an idle page. And
     it keeps notes about the last 10,000 events, for the monitoring page that is switched off.
 
-    What Windows has is enough elsewhere, too; prompts and Stop stand in no queue. Gradio has no public setting for
-    it; `Blocks.queue` takes none of these.
+    What Windows has is enough elsewhere, too; on the owner's page Send and Stop stand in no queue. Gradio has no
+    public setting for it; `Blocks.queue` takes none of these.
     """
     queue = blocks._queue
     queue.sleep_when_free = max(queue.sleep_when_free, 0.05)
