@@ -62,9 +62,9 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
     "ui.compare.tab": {
         OWNER: "Compare._send Compare._send_to Compare._stop_all Compare._attach Compare._edit Compare._set_blind "
         "Compare._toggle_sets Compare._save_set Compare._delete_set Compare._use_set Compare._vote Compare._settle "
-        "Compare._difference Compare._first_run Compare._dismiss Compare._load Compare._probe "
-        "Compare._come_back Compare._unload Compare.open_conversation Compare._chooser.<locals>.choose "
-        "Compare._doing.<locals>.do Compare.use_lane "
+        "Compare._offer_after_turn Compare._difference Compare._first_run Compare._dismiss Compare._load "
+        "Compare._probe Compare._come_back Compare._unload Compare.open_conversation "
+        "Compare._chooser.<locals>.choose Compare._doing.<locals>.do Compare.use_lane "
         "Compare._relaying.<locals>.do Compare._log_shower.<locals>.show Compare._wire_prompt.<locals>.<lambda> "
         "_rpc.<locals>.changes",
     },

@@ -77,9 +77,12 @@ class Compare:
         return {**changes, "now": time.monotonic()}
 
     def _settle(self, request: gr.Request) -> list[Any]:
-        """A turn has ended: the menus under the panels, the offer of a real model, the model's button."""
-        page = self.desk.page(request)
-        return [*self.painter.settle(page), *self.models.after_turn(page)]
+        """A turn has ended: the vote and the comparison under the panels."""
+        return self.painter.settle(self.desk.page(request))
+
+    def _offer_after_turn(self, request: gr.Request) -> list[Any]:
+        """And what may have to ask the Hub, seconds long: the offer of a real model, the model's button."""
+        return self.models.after_turn(self.desk.page(request))
 
     def _settled(self) -> list[Any]:
         """What is about the newest turn."""
@@ -413,7 +416,8 @@ class Compare:
         parts = self.parts
         self._then_show(parts.vote.input(self._vote, parts.vote, self._layout_outputs(), **_QUIET))
         pair = [parts.diff_one, parts.diff_other]
-        parts.live.submit(self._settle, None, [*self._settled(), *self.models.after_turn_outputs()], **_QUIET)
+        settled = parts.live.submit(self._settle, None, self._settled(), **_QUIET)
+        settled.then(self._offer_after_turn, None, self.models.after_turn_outputs(), **_QUIET)
         gr.on([part.input for part in pair], self._difference, pair, parts.diff_text, **_QUIET)
 
     def _vote(self, winner: str, request: gr.Request) -> list[Any]:

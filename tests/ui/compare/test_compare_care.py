@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import threading
 import warnings
 
 import pytest
@@ -14,6 +15,7 @@ from tests.storage.filling import run, turn
 from tests.ui.accessibility import serious
 from tests.ui.compare.driver import Driver, words
 from ui.chat.settings import Settings
+from ui.compare.model_menu import ModelMenu
 
 HOSTILE = (
     "<script>window.hacked = 1</script> <img src=x onerror='window.hacked = 1'> "
@@ -85,6 +87,24 @@ def test_panels_and_named_sets_are_remembered(driver, arena, new_page):
     again.page.click("#use-set")
     again.page.wait_for_selector("#panel-2", state="visible")
     expect(again.panel(1).locator(".ph-sub")).to_contain_text("20")
+
+
+def test_the_vote_does_not_wait_for_the_hub(driver, monkeypatch):
+    """To offer a real model the Hub may have to be asked: where it does not answer, that takes seconds."""
+    page = driver(("echo", "fast"), ("echo-two", "fast"))
+    answered, after_turn = threading.Event(), ModelMenu.after_turn
+
+    def slow(self, seen):
+        assert answered.wait(60)
+        return after_turn(self, seen)
+
+    monkeypatch.setattr(ModelMenu, "after_turn", slow)
+    try:
+        page.ask("first")
+        page.page.wait_for_selector("#vote", state="visible")
+        assert not answered.is_set()
+    finally:
+        answered.set()
 
 
 def test_blind_until_the_vote(driver, arena):
