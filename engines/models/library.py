@@ -3,7 +3,7 @@
 A target names a model (`demo`, a folder, or a Hugging Face id) and an engine names a format. The library finds
 the shortest way between the two: already here, ready-made by its maker, converted from weights already here,
 downloaded and converted. It can say beforehand what that costs, and it refuses what cannot fit. The ways themselves
-are in ways.py.
+are in ways.py; workshop.py finds and walks them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from engines.models import catalogue
 from engines.models.inventory import Choice, Installed, Inventory
 from engines.models.plan import DISK_MARGIN_BYTES, Plan, disk_refusal, memory_refusal
 from engines.models.trust import Trust
-from engines.models.ways import Errand, Forecast, Way, Workshop, walk
+from engines.models.ways import Errand, Forecast, Way
+from engines.models.workshop import Workshop, walk
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.protocol import EngineSpec, PreparedModel, Target
 from engines.runtime.activity import Activity
