@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -99,7 +99,7 @@ class Turns:
         `mode`: `together` (all at once) or `in-turn` (each alone on the machine, in panel order).
         `replaces_turn_id`: the turn that this one was edited from. `pressed_at`: reading of the clock at the
         key press. `owner`: who it belongs to, None: the owner of this PC; `gate`: what its runs have to pass.
-        key press. `given`: a chat that a program brought along; the conversation's own is then not looked at.
+        `given`: a chat that a program brought along; the conversation's own is then not looked at.
         Raises TurnError for what cannot be sent.
         """
         _check(prompt, panels, mode)
@@ -115,18 +115,7 @@ class Turns:
                 else self._messages(conversation_id, panel, prompt, replaces_turn_id)
                 for panel, _ in panels
             }
-            turn_id = self._log(
-                lambda: self._store.start_turn(
-                    conversation_id,
-                    prompt,
-                    system_prompt=settings.system_prompt,
-                    mode=mode,
-                    settings=asdict(settings),
-                    replaces_turn_id=replaces_turn_id,
-                    via=given.via if given else None,
-                    earlier=given.messages[:-1] if given else (),
-                )
-            )
+            turn_id = self._note_turn(conversation_id, prompt, settings, mode, replaces_turn_id, given)
             turn = LiveTurn(conversation_id, turn_id or uuid.uuid4().hex, prompt, mode, settings)
             turn.gate = gate
             if not given and self._has_gaps(conversation_id, panels, replaces_turn_id or turn_id):
@@ -136,18 +125,36 @@ class Turns:
                 self._new_run(turn, panel, target, pressed_at, on_event=on_event) for panel, target in panels
             ]
             turn.runs = tuple(sorted(runs, key=lambda run: run.panel))
-            requests = {
-                panel: settings.request(chat, asked_at=turn.asked_at) for panel, chat in chats.items()
-            }
-            if given is not None and given.raw:
-                requests = {panel: replace(r, raw_prompt=prompt) for panel, r in requests.items()}
-            jobs = [(run, requests[run.panel]) for run in turn.runs]
+            jobs = _jobs(turn, chats, raw=given is not None and given.raw)
             with self._lock:
                 chat = self._chat(conversation_id)
                 _drop_from(chat, replaces_turn_id)
                 chat.append(turn)
         self._start(turn, jobs)
         return turn
+
+    def _note_turn(
+        self,
+        conversation_id: str,
+        prompt: str,
+        settings: Settings,
+        mode: str,
+        replaces_turn_id: str | None,
+        given: GivenChat | None,
+    ) -> str | None:
+        """Write the turn to the log; its id there, None when that is impossible."""
+        return self._log(
+            lambda: self._store.start_turn(
+                conversation_id,
+                prompt,
+                system_prompt=settings.system_prompt,
+                mode=mode,
+                settings=asdict(settings),
+                replaces_turn_id=replaces_turn_id,
+                via=given.via if given else None,
+                earlier=given.messages[:-1] if given else (),
+            )
+        )
 
     def known(self, conversation_id: str, turn_id: str) -> LiveTurn:
         """A turn to answer again or to carry on: the live one, or that of an earlier start of the app out of the log.
@@ -432,6 +439,17 @@ class Turns:
         with contextlib.suppress(StoreError):
             return write()
         return None
+
+
+def _jobs(
+    turn: LiveTurn, chats: Mapping[int, Sequence[Message]], *, raw: bool
+) -> list[tuple[LiveRun, GenerationRequest]]:
+    """What each run is asked; `raw`: the prompt's own text, without the chat template."""
+    jobs = []
+    for run in turn.runs:
+        request = turn.settings.request(chats[run.panel], asked_at=turn.asked_at)
+        jobs.append((run, replace(request, raw_prompt=turn.prompt) if raw else request))
+    return jobs
 
 
 def _drop_from(chat: list[LiveTurn], turn_id: str | None) -> None:
