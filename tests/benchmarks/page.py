@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import shutil
 import statistics
 import sys
 import tempfile
@@ -152,15 +151,15 @@ def measure(seconds: float, turns: int, evict: bool = False) -> dict[str, float]
     """All figures of one run; times in milliseconds, CPU in percent of one core."""
     from playwright.sync_api import sync_playwright
 
+    from tests.helpers.browser import launch
+
     here, there = multiprocessing.get_context("spawn").Pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data_dir, sync_playwright() as playwright:
         server = multiprocessing.get_context("spawn").Process(target=serve, args=(data_dir, turns, there))
         server.start()
         address, conversation_id = answer(here, server)
         process = psutil.Process(server.pid)
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": 1920, "height": 1080})
         page.goto(f"{address}?c={conversation_id}")
         page.wait_for_selector(f"#panel-{PANELS} .past .turn, #panel-{PANELS} .now .turn", timeout=60_000)

@@ -1,12 +1,11 @@
 """One Chromium for all page tests, and one page on the test engines: real workers, no inference library."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 
 from engines.environments.environments import Environments
 from engines.hardware import machine_facts
@@ -14,11 +13,11 @@ from engines.models.library import ModelLibrary
 from engines.runtime.manager import EngineManager
 from storage.store import Store
 from tests.helpers import bad_engine, echo_engine
+from tests.helpers.browser import launch
 from ui.chat.turns import Turns
 from ui.page import build
 from ui.theme import launch_options
 
-CHROMIUM_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 ABSENT = dataclasses.replace(
     echo_engine.SPEC,
     name="absent",
@@ -69,12 +68,16 @@ def serve_page(
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Browser:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+def playwright() -> Playwright:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
-        yield browser
-        browser.close()
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright) -> Browser:
+    browser = launch(playwright)
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,11 @@
 
 import http.server
 import json
-import shutil
 import threading
 
 import pytest
 
-from tests.ui.conftest import CHROMIUM_ARGUMENTS
+from tests.helpers.browser import ARGUMENTS, launch
 
 ATTACK = """
 async (victim) => {
@@ -85,18 +84,11 @@ def other_port():
 
 
 @pytest.fixture(scope="module")
-def misled(chromium):
+def misled(playwright):
     """A browser for which a foreign name leads to this computer."""
-    browser = chromium.browser_type.launch(
-        executable_path=_chromium_path(),
-        args=[*CHROMIUM_ARGUMENTS, "--host-resolver-rules=MAP *.evil.test 127.0.0.1"],
-    )
+    browser = launch(playwright, [*ARGUMENTS, "--host-resolver-rules=MAP *.evil.test 127.0.0.1"])
     yield browser
     browser.close()
-
-
-def _chromium_path() -> str | None:
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def traces(arena) -> tuple[int, int]:
