@@ -107,7 +107,7 @@ class _Tab:
             with gr.Row(elem_classes="fields"):
                 self.model = gr.Dropdown(
                     [], value=DEMO_MODEL, label="Model (or a Hugging Face id, or a folder)", allow_custom_value=True,
-                    elem_id="measure-model", scale=3,
+                    elem_id="measure-model", scale=3, min_width=260,
                 )  # fmt: skip
                 self.repeats = gr.Number(
                     5,
