@@ -159,7 +159,7 @@ def measure(seconds: float, turns: int, evict: bool = False) -> dict[str, float]
         server.start()
         address, conversation_id = answer(here, server)
         process = psutil.Process(server.pid)
-        browser = launch(playwright)
+        browser = launch(playwright, whole=True)
         page = browser.new_page(viewport={"width": 1920, "height": 1080})
         page.goto(f"{address}?c={conversation_id}")
         page.wait_for_selector(f"#panel-{PANELS} .past .turn, #panel-{PANELS} .now .turn", timeout=60_000)
