@@ -59,7 +59,7 @@ _WAIT_BRIEFLY = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """OpenMP threads waiting for each other spin for milliseconds by default, which starves every neighbour and then
 themselves: with both cores busy a token took 226 ms. Too short a spin costs a wake-up at every operation. Measured on
 two cores (132 M parameters, tok/s alone / beside one busy program / beside two): default 42 / 14 / 2–11, 1,000 turns
-33 / 22 / 16, 5,000 (100–200 µs) 41 / 18 / 16, 12,000 40 / 13 / 18. Linux; Windows and macOS."""
+33 / 22 / 16, 5,000 41 / 18 / 16, 12,000 40 / 13 / 18. Linux; Windows and macOS."""
 
 
 class TransformersEngine(Engine):
