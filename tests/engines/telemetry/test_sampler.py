@@ -26,6 +26,7 @@ def by_name(readings):
     return {reading.name: reading for reading in readings}
 
 
+@pytest.mark.alone
 def test_readings_agree_with_psutil_within_the_sampling_error():
     with burner() as (pid,):
         ours.add(pid)
