@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.helpers.apart import run_apart
 from ui.lost_lines import keep_quiet_about_them
 
 
@@ -39,6 +39,5 @@ def test_only_a_lost_connection_is_no_news(quiet, caplog, error, told):
         asyncio.get_running_loop().call_soon(_ProactorBasePipeTransport(error)._call_connection_lost)
         await asyncio.sleep(0.01)
 
-    with ThreadPoolExecutor(1) as beside:  # a browser's tests leave a loop running in this thread
-        beside.submit(asyncio.run, lose()).result()
+    run_apart(lose())
     assert len([record for record in caplog.records if record.name == "asyncio"]) == told

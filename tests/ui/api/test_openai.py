@@ -13,6 +13,7 @@ import pytest
 
 from engines.protocol import Finished, RunMetrics, Target, Token
 from storage.measurements import Measurements
+from tests.helpers.apart import run_apart
 from tests.ui.api.conftest import ECHO, SLOW
 from ui.api.running import Piece, Running
 
@@ -90,7 +91,7 @@ def test_a_reply_that_is_taken_apart_at_its_end_has_been_streamed_once():
             running.hear(event)
         return [piece async for piece in running.pieces(1.0)]
 
-    assert asyncio.run(heard()) == [Piece("<think>a</think>"), Piece("b")]
+    assert run_apart(heard()) == [Piece("<think>a</think>"), Piece("b")]
 
 
 def test_the_async_client_streams_several_at_once(served):
@@ -107,7 +108,7 @@ def test_the_async_client_streams_several_at_once(served):
         async with openai.AsyncOpenAI(base_url=served.base, api_key="none") as client:
             return await asyncio.gather(*(one(client, number) for number in range(4)))
 
-    assert [f"number {n}" in said for n, said in enumerate(asyncio.run(four()))] == [True] * 4
+    assert [f"number {n}" in said for n, said in enumerate(run_apart(four()))] == [True] * 4
 
 
 def test_responses_without_state(client):

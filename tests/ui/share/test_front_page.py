@@ -1,9 +1,8 @@
 """The page as it is first sent: made once for each address and role, and the same as Gradio would make it."""
 
-import asyncio
 import gzip
-from concurrent.futures import ThreadPoolExecutor
 
+from tests.helpers.apart import run_apart
 from tests.helpers.http import ask
 from ui.share.front_page import MOST_ADDRESSES, FrontPage
 
@@ -64,10 +63,8 @@ def test_what_is_kept_is_bounded_and_a_refusal_is_not_kept():
         await send({"type": "http.response.body", "body": b"page"})
 
     page = FrontPage(app)
-    with ThreadPoolExecutor(1) as other_thread:  # the browser tests keep a loop running in this one
-        run = lambda *asked: other_thread.submit(asyncio.run, _answer(page, *asked)).result(60)  # noqa: E731
-        run("one", 500)
-        assert not page._made
-        for number in range(30):
-            run(f"host{number}", 200)
+    run_apart(_answer(page, "one", 500))
+    assert not page._made
+    for number in range(30):
+        run_apart(_answer(page, f"host{number}", 200))
     assert len(page._made) == MOST_ADDRESSES

@@ -4,10 +4,10 @@ import asyncio
 import json
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.helpers.apart import run_apart
 from tests.helpers.http import ask
 from ui.share.door import Door, PageSessions
 from ui.share.guard import Guard
@@ -295,8 +295,7 @@ def served_by(app, **scope):
         "client": ("127.0.0.1", 5),
         "query_string": b"",
     }
-    with ThreadPoolExecutor(1) as other_thread:  # the browser tests keep a loop running in this one
-        other_thread.submit(asyncio.run, Guard(app, Door())(base | scope, receive, send)).result(60)
+    run_apart(Guard(app, Door())(base | scope, receive, send))
     return sent[0]["status"], sent[-1].get("body", b"")
 
 
@@ -344,8 +343,7 @@ def test_a_body_that_drips_is_waited_for_only_when_somebody_is_logged_in(monkeyp
             return False
         return True
 
-    with ThreadPoolExecutor(1) as other_thread:  # the browser tests keep a loop running in this one
-        assert other_thread.submit(asyncio.run, read_it_all()).result(60) is taken
+    assert run_apart(read_it_all()) is taken
 
 
 # --- sessions ----------------------------------------------------------------------------------------------
