@@ -14,6 +14,7 @@ from engines.measure.records import METRICS, Figure, LaneResult, Measurement, Ve
 from engines.measure.spread import case_figures, counted
 from engines.measure.verdict import METRIC_TITLES, excluded, share_of_limit, verdicts
 from engines.measure.words import percent
+from engines.toolkit.spreadsheets import for_spreadsheet
 
 UNITS = {
     "ttft_s": "s",
@@ -256,9 +257,7 @@ def csv_text(measurement: Measurement) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if risky else value
+    return for_spreadsheet(value) if isinstance(value, str) else value
 
 
 def comparison_text(comparison: Comparison) -> str:

@@ -276,8 +276,10 @@ def test_prompts_are_long_enough_and_differ_from_their_beginning(case):
 
 def test_every_repeat_is_a_line_of_the_csv_and_no_formula():
     made = measured(replace(result("100"), lane=replace(result("100").lane, settings={"a": "=1+1"})))
-    made = replace(made, model="=cmd|' /C calc'!A0")
-    lines = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+    for formula in ("=cmd|' /C calc'!A0", " =1+1", "\n=1+1", "＝1+1"):
+        made = replace(made, model=formula)
+        lines = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+        assert lines[0]["model"] == f"'{formula}"
     assert len(lines) == 10
     assert lines[0]["model"].startswith("'=")
     assert float(lines[0]["decode_tok_s"]) == pytest.approx(20.0)
