@@ -38,7 +38,7 @@ def _changed(found: Comparison) -> str:
     for level, (css, word) in _LEVELS.items():
         items += [
             f'<li><span class="{css}">{word}</span> {fmt.text(each.lane)}, {fmt.text(each.case)}: '
-            f"{METRIC[each.metric].title} {percent(each.change, signed=True)}</li>"
+            f"{METRIC[each.metric].title} {percent(each.of_figure, signed=True)}</li>"
             for each in found.differences
             if each.level == level
         ]
