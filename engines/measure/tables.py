@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.measure.comparison import Comparison
-from engines.measure.records import METRICS, Figure, LaneResult, Measurement, Verdict
+from engines.measure.records import METRICS, Figure, ForeignRow, LaneResult, Measurement, Verdict
 from engines.measure.spread import case_figures, counted
 from engines.measure.verdict import METRIC_TITLES, advantage_text, excluded, share_of_limit, verdicts
 from engines.measure.words import number, percent
@@ -82,6 +82,12 @@ def text(measurement: Measurement, job: str | None = None) -> str:
     for line in (head, *body):
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
         lines.append("  ".join((*cells, line[-1])).rstrip())
+    if measurement.foreign:
+        lines += ["", "Other benchmarks, under their own rules:"]
+        lines += [
+            f"  {row.contract}  {row.label}  {row.test}  {': '.join(foreign_figure(row))}"
+            for row in measurement.foreign
+        ]
     lines += [
         *(f"! {note}" for note in measurement.notes),
         *([measurement.suite.note] if measurement.suite.note else []),
@@ -165,7 +171,7 @@ def markdown(measurement: Measurement) -> str:
         lines += _md_table(
             ("contract", "what", "test", "figure", "value"),
             (
-                (*map(_plain, (r.contract, r.label, r.test, r.metric)), f"{r.value:.4g}")
+                (_plain(r.contract), _plain(r.label), _plain(r.test), *foreign_figure(r))
                 for r in measurement.foreign
             ),
         )

@@ -99,7 +99,7 @@ def register(commands: Any, open_arena: OpenArena) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="llama-bench or llm_bench results",
+        help="another benchmark's results: of llama-bench, llm_bench, vLLM and others (docs/measure.md)",
     )
     command.add_argument("--private", action="store_true", help="keep machine name, folders and own prompts")
     command.set_defaults(run=lambda arguments: _measure(arguments, open_arena))
