@@ -16,7 +16,7 @@ from storage.exchange.imports import import_file
 from storage.measurements import Measurements
 from storage.migrations import migrations
 from storage.records import Filter
-from storage.store import Store
+from storage.store import Store, StoreError
 from tests.helpers.measuring import SHORT, TINY, lane
 
 ECHO, SLOW = lane("echo", "100"), lane("echo", "20")
@@ -289,3 +289,38 @@ def test_a_choice_made_in_the_version_before_stays_a_choice(tmp_path):
         found[precision] = journal.tuned(target)["pace"]
     assert found == {"1": "7", "2": "8"}
     store.close()
+
+
+def test_another_machines_measurement_that_went_on_is_brought_up_to_date(store):
+    journal = Measurements(store)
+    early = planned(status="stopped", updated_at="2026-11-20T10:00:00.000Z")
+    later = replace(early, status="finished", updated_at="2026-11-20T11:00:00.000Z", notes=("more",))
+    assert [journal.bring_in(each) for each in (early, early, later, early)] == [True, False, True, False]
+    assert journal.measurement("m1").notes == ("more",)
+    assert [(each.status, each.imported_from) for each in journal.listed()] == [("finished", "P")]
+
+
+def test_what_is_this_computers_own_is_never_replaced_by_what_comes(store):
+    journal = Measurements(store)
+    own = planned(status="finished", updated_at="2026-11-20T10:00:00.000Z")
+    journal.saved(own)
+    assert not journal.bring_in(replace(own, notes=("forged",), updated_at="2099-01-01T00:00:00.000Z"))
+    assert journal.measurement("m1").notes == ()
+
+
+def test_what_another_computer_began_cannot_be_gone_on_with_here(store):
+    journal = Measurements(store)
+    journal.bring_in(planned(status="stopped"))
+    assert [each.resumable for each in journal.listed()] == [False]
+    assert journal.origin("m1") == "P"
+
+
+def test_an_ending_that_fits_several_measurements_finds_none_of_them(store):
+    journal = Measurements(store)
+    for each in ("a17", "b17", "17"):
+        journal.saved(replace(planned(), id=each))
+    assert journal.measurement("17").id == "17"
+    assert journal.measurement("a17").id == "a17"
+    assert [journal.measurement(wild) for wild in ("%", "_", "", "a_7")] == [None] * 4
+    with pytest.raises(StoreError, match="Several measurements"):
+        journal.measurement("7")

@@ -9,7 +9,7 @@ from engines.measure.bench import Bench
 from engines.measure.journal import Ran
 from engines.measure.quiet import Quiet
 from engines.measure.records import Case, Repeat, utc_now
-from engines.measure.repeats import refusal, repeat_of
+from engines.measure.repeats import changed_since, refusal, repeat_of
 from engines.measure.standing import LaneEndsError
 from engines.measure.steps import Step
 from engines.protocol import Failed
@@ -24,6 +24,8 @@ class Speed:
 
     def do(self, step: Step) -> None:
         with self._bench.lease(self._standing.result(step.lane)) as lease:
+            if changed := changed_since(self._standing.result(step.lane), lease.loaded, lease.model):
+                raise LaneEndsError(changed)
             for at, case in enumerate(self._open(step)):
                 tokens = case.new_tokens if at == 0 else min(case.new_tokens, WARM_UP_TOKENS)
                 self._standing.say(f"{step.lane}: round {step.round}, warming up for {case.title.lower()}")
