@@ -181,6 +181,21 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     assert finished.stderr == b""
 
 
+@pytest.mark.skipif(
+    os.name == "nt", reason="A Windows shell cannot close a stream; pythonw is not run by tests."
+)
+def test_who_closed_its_streams_gets_what_was_asked_for_all_the_same(tmp_path):
+    """As a service or pythonw starts it; and what was meant for errors does not come out elsewhere."""
+    export = f'{sys.executable} app.py history export "$1/all.csv" --data-dir "$1"'
+    search = f'{sys.executable} app.py history search --data-dir "$1"'
+    done = subprocess.run(["sh", "-c", f"{export} >&- 2>&-", "sh", tmp_path], cwd=PROJECT_ROOT, timeout=60)
+    assert (done.returncode, (tmp_path / "all.csv").exists()) == (0, True)
+    done = subprocess.run(
+        ["sh", "-c", f"{search} 2>&-", "sh", tmp_path], cwd=PROJECT_ROOT, timeout=60, stdout=subprocess.PIPE
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+
+
 def test_a_port_in_use_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
