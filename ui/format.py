@@ -6,6 +6,7 @@ never a zero, and sizes are decimal (1 GB = 10^9 bytes), as Hugging Face and dis
 
 from __future__ import annotations
 
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -77,6 +78,14 @@ def percent(fraction: float | None) -> str:
 def ratio(value: float | None) -> str:
     """How many times as fast: `1.8×`."""
     return MISSING if value is None else f"{value:.1f}×" if value < 10 else f"{value:.0f}×"
+
+
+def moment(stored: str) -> str:
+    """A stored moment (UTC) by this PC's clock, as lines of lists have it: `2026-11-22 14:03`."""
+    try:
+        return f"{datetime.fromisoformat(stored.replace('Z', '+00:00')).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # an import may hold anything
+        return stored
 
 
 def text(value: Any) -> str:

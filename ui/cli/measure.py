@@ -17,12 +17,13 @@ from engines.measure import comparison, document, foreign, lanes, suites, tables
 from engines.measure.privacy import without_private
 from engines.measure.records import Measurement, Watch
 from engines.measure.verdict import JOBS
+from engines.models.model_names import entered
 from engines.protocol import DEMO_MODEL, Target
 from engines.runtime.manager import EngineFailure
 from engines.toolkit import text_files
 from ui import format as fmt
 from ui.arena import Arena, OpenArena
-from ui.cli import absolute
+from ui.cli import absolute, number, whole
 from ui.measure.desk import DeskError
 from ui.measure.estimate import estimate, rates_in, roughly
 from ui.measure.tuning import tune_and_keep
@@ -56,14 +57,14 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     )
     command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
     command.add_argument(
-        "--repeats", type=_positive, metavar="N", help="at least 5 for intervals worth the name"
+        "--repeats", type=whole(1, 1000), metavar="N", help="at least 5 for intervals worth the name"
     )
     command.add_argument(
         "--tune", action="store_true", help="first try each engine's settings, keep the best"
     )
     command.add_argument(
         "--tune-minutes",
-        type=_minutes,
+        type=number(0.01, 600),
         default=5.0,
         metavar="M",
         help="minutes a lane (default: %(default)g)",
@@ -110,21 +111,8 @@ def _file(text: str) -> Path:
     return Path(text) if text == "-" else absolute(text)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 600:
-        raise argparse.ArgumentTypeError("must be between 0 and 600")
-    return value
-
-
 def _measure(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
+    arguments.model = entered(arguments.model, look_around=True)
     try:
         suite = suites.with_repeats(suites.named(arguments.suite), arguments.repeats)
         earlier = _read(arguments.against) if arguments.against else None
