@@ -268,7 +268,9 @@ def _write_files(arguments: argparse.Namespace, found: Measurement, earlier: Mea
             print(make(), end="")
         elif path is not None:
             try:
-                path.write_text(make(), encoding="utf-8-sig" if name == "csv" else "utf-8", newline="")
+                encoding = "utf-8-sig" if name == "csv" else "utf-8"
+                # A folder's name may be no text: better one sign of it lost than the file.
+                path.write_text(make(), encoding=encoding, errors="replace", newline="")
             except OSError as error:
                 problems.append(f"{path} could not be written: {error.strerror or error}.")
     if not to_terminal:

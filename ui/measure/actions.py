@@ -183,7 +183,7 @@ class Actions:
             raise Refused(str(error)) from error
         day = measurement.created_at[:10]
         path = Path(tempfile.mkdtemp(dir=self._exports.name)) / f"backend-arena-measurement-{day}.{kind}"
-        path.write_text(text, encoding="utf-8", newline="")
+        path.write_text(text, encoding="utf-8", errors="replace", newline="")
         return path
 
     def bring_in(self, path: str | None, shown: Measurement | None) -> tuple[str, str | None]:

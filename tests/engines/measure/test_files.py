@@ -478,3 +478,20 @@ def test_a_change_is_that_of_the_figure_beside_which_it_stands():
     text = tables.comparison_text(comparison.compare(before, now))
     assert "chat  time to first token: 0.1 → 0.125 s (+25.0 %) ALARM: slower" in text
     assert "chat  decode rate: 20 → 16 tok/s (−20.0 %) ALARM: slower" in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"repeats": [{"case": "chat", "number": 1, "token_offsets_s": [1e-320, 2e-320]}]},
+        {"repeats": [{"case": "chat", "number": 1, "token_offsets_s": [1e300, 1.7e308]}]},
+        {"repeats": [{"case": "chat", "number": 1, "prompt_tokens": 10**400}]},
+        {"ledger": {"load_s": 1e308, "warmup_s": 1e308}},
+        {"bandwidth_bytes_s": 1e-320},
+    ],
+)
+def test_a_file_with_figures_that_nothing_can_be_computed_of_is_refused(fields):
+    made = json.loads(document.dumps(measured(result("100"))))
+    made["lanes"][0] |= fields
+    with pytest.raises(document.DocumentError, match="incomplete or damaged"):
+        document.loads(json.dumps(made))
