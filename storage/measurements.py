@@ -26,6 +26,8 @@ from storage.rows import machine_as_row, metric_columns, observed_columns, outco
 from storage.store import Store, insert, is_alive
 
 DECODE, PREFILL, MEASURED = "decode", "prefill", "measured"
+REFUSED = "refused"
+"""`error_kind` of a repeat that finished and is no measurement all the same."""
 _OF_TARGET = "engine = ? AND device = ? AND precision = ? AND model = ?"
 _PREFERRED = "preferred_targets"
 _LISTED = ("id", "conversation_id", "created_at", "updated_at", "contract", "suite", "model", "status")
@@ -120,8 +122,8 @@ class Measurements:
             **metric_columns(_metrics(repeat, ran)),
             **observed_columns(ran.observed),
         }
-        if repeat.refused:
-            run["warning"] = f"Refused: {repeat.refused}"
+        if repeat.refused:  # no measurement, so no median, trend or choice of the fastest may rest on it
+            run |= {"status": "failed", "error_kind": REFUSED, "error_message": f"Refused: {repeat.refused}."}
 
         def write(db: Database) -> None:
             if turn is not None:

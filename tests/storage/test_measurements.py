@@ -16,7 +16,9 @@ from storage.exchange.imports import import_file
 from storage.measurements import Measurements
 from storage.migrations import migrations
 from storage.records import Filter
+from storage.speeds import rates_of
 from storage.store import Store, StoreError
+from storage.trends import trend
 from tests.helpers.measuring import SHORT, TINY, lane
 
 ECHO, SLOW = lane("echo", "100"), lane("echo", "20")
@@ -324,3 +326,25 @@ def test_an_ending_that_fits_several_measurements_finds_none_of_them(store):
     assert [journal.measurement(wild) for wild in ("%", "_", "", "a_7")] == [None] * 4
     with pytest.raises(StoreError, match="Several measurements"):
         journal.measurement("7")
+
+
+def test_a_refused_repeat_makes_no_median_no_trend_and_no_fastest_lane(store):
+    """An impossible rate, or a reply that stopped early, once counted like any run of the history."""
+    journal = Measurements(store)
+    for number, refused in ((1, None), (2, "impossible: 9,000 tok/s")):
+        offsets = tuple(0.1 + at * (0.001 if refused else 0.1) for at in range(5))
+        repeat = Repeat(
+            "short",
+            number,
+            token_offsets_s=offsets,
+            prompt_tokens=64,
+            cached_prompt_tokens=0,
+            refused=refused,
+        )
+        journal.repeated(planned(), ECHO, SHORT, repeat, ran(repeat))
+    drawn = store.read(lambda db: trend(db, Filter(engine="echo"), "decode_tok_s"))
+    assert (drawn.runs, drawn.median) == (1, pytest.approx(10))
+    assert rates_of(store, ECHO.target, "box")[1] == pytest.approx(10)
+    (failed,) = store.conversations(Filter(status="failed")).summaries
+    refused_run = store.conversation(failed.id).turns[1].runs[0]
+    assert refused_run.error_message == "Refused: impossible: 9,000 tok/s."
