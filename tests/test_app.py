@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import SettingsError, nobody_reads, writable
+from app import SettingsError, main, nobody_reads, writable
 from engines.runtime.worker_process import PROJECT_ROOT
 
 TARGETS = (
@@ -130,6 +130,20 @@ def test_wrong_usage_is_one_sentence(tmp_path, arguments, words):
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "  ", "--on", "transformers/CPU/fp32", "--json"),
+        ("history", "show", "nothing", "--json"),
+        ("keys", "revoke", "nobody", "--json"),
+    ],
+)
+def test_who_asked_for_json_gets_json_whatever_happened(tmp_path, arguments, capsys):
+    assert main([*arguments, "--data-dir", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] in err
 
 
 @pytest.mark.parametrize(
