@@ -275,8 +275,8 @@ def _write_files(arguments: argparse.Namespace, found: Measurement, earlier: Mea
                 problems.append(f"{path} could not be written: {error.strerror or error}.")
     if not to_terminal:
         print(tables.text(found, arguments.job))
-        if compared is not None:
-            print("\n" + tables.comparison_text(compared))
+    if compared is not None:  # beside a document on the terminal it must not stand
+        print("\n" + tables.comparison_text(compared), file=sys.stderr if to_terminal else sys.stdout)
     if problems:
         raise _RefusedError("\n".join(problems))
 

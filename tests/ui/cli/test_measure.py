@@ -120,6 +120,16 @@ def test_against_an_earlier_one_and_with_anothers_rows(arena, suite, tmp_path, c
     assert (row.contract, row.value) == ("llama-bench", 17.5)
 
 
+def test_a_comparison_is_told_beside_a_document_on_the_terminal_too(capsys):
+    """`--against old.json --json -`, as a nightly job does it, told nothing of the comparison."""
+    nothing = dict.fromkeys(("html", "md", "csv", "jsonl", "job"))
+    arguments = SimpleNamespace(**nothing, json=Path("-"), private=False)
+    measure_cli._write_files(arguments, measured(result("100")), measured(result("100")))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["id"] == "m"
+    assert "decode rate: 20 → 20 tok/s (+0.0 %)" in err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Only Linux has a file that is always full.")
 def test_a_file_that_cannot_be_written_in_the_end_costs_no_other(arena, suite, tmp_path, capsys):
     page = tmp_path / "report.html"
