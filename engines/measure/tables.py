@@ -208,7 +208,9 @@ def _facts(facts: Any) -> list[str]:
 
 
 def _gb(count: int | None) -> str:
-    return "–" if not count else f"{count / 1e9:.2f} GB"
+    if not count:
+        return "–"
+    return f"{count / 1e9:.2f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
 
 
 def _percent(share: float | None) -> str:
