@@ -44,6 +44,8 @@ _SETTINGS = (
     *("flash_attn", "no_kv_offload", "load_mode", "use_mmap", "embeddings", "no_op_offload", "no_host"),
 )
 _KEPT = ("build_commit", "cpu_info", "gpu_info", "model_type", "model_size", "model_n_params", *_SETTINGS)
+_TOLD_BY_OTHERS = ("model_size", "model_n_params")
+"""What differs with `model_type` alone."""
 _COLUMNS = {
     **{"model": "model_type", "backend": "backends", "ngl": "n_gpu_layers", "threads": "n_threads"},
     **{
@@ -111,7 +113,11 @@ def _told_apart(rows: Sequence[ForeignRow]) -> tuple[ForeignRow, ...]:
 
 def _varied(details: Sequence[Mapping[str, Any]]) -> list[str]:
     names = dict.fromkeys(name for detail in details for name in detail)
-    return [name for name in names if len({str(detail.get(name)) for detail in details}) > 1]
+    return [
+        name
+        for name in names
+        if name not in _TOLD_BY_OTHERS and len({str(detail.get(name)) for detail in details}) > 1
+    ]
 
 
 # --- llama.cpp ---------------------------------------------------------------------------------------------
