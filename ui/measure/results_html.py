@@ -337,13 +337,13 @@ def prompt_hashes(board: Board) -> str:
     """Which prompts were sent: the hash of their token ids, and whether all lanes got the same."""
     rows = []
     for case in board.cases:
-        by_number: dict[int, set[str]] = {}
+        sent: dict[tuple[int, int], set[str]] = {}  # a repeat that is done again gets another prompt
         for lane in board.lanes:
             for repeat in lane.result.repeats:
                 if repeat.case == case.name and repeat.prompt_sha256:
-                    by_number.setdefault(repeat.number, set()).add(repeat.prompt_sha256)
-        same = all(len(found) == 1 for found in by_number.values())
-        shown = ", ".join(f"{sorted(found)[0][:12]}…" for _, found in sorted(by_number.items()))
+                    sent.setdefault((repeat.number, repeat.attempt), set()).add(repeat.prompt_sha256)
+        same = all(len(found) == 1 for found in sent.values())
+        shown = ", ".join(f"{sorted(found)[0][:12]}…" for _, found in sorted(sent.items()))
         rows.append(
             f'<tr><th scope="row">{board.case_line(case)}</th>'
             f"<td>{'the same on all lanes' if same else 'differ'}</td>"
