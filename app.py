@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import json
 import os
 import signal
 import socket
@@ -324,6 +325,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return status
     except (SettingsError, KeyNameError, PasswordError, StoreError, ProtocolError, TurnError) as error:
         print(f"{error}", file=sys.stderr)
+        if getattr(parsed, "json", None) is True:  # who asked for a document gets one, whatever happened
+            print(json.dumps({"error": str(error)}))
         return EXIT_USAGE
     except KeyboardInterrupt:
         return 130

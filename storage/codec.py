@@ -7,6 +7,7 @@ Text with lone surrogates cannot be UTF-8: the column gets U+FFFD in their place
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -128,12 +129,24 @@ class _Ids:
         self._lock = threading.Lock()
         self._last = 0
 
-    def new(self) -> str:
-        fresh = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    def new(self, after: str | None = None) -> str:
+        """`after`: an id that this one must follow even if the clock was set back since, in another process."""
+        chance = int.from_bytes(os.urandom(10), "big")
+        fresh = (time.time_ns() // 1_000_000) << 80 | chance
         with self._lock:
             self._last = fresh if fresh >> 80 > self._last >> 80 else self._last + 1
             value = self._last
+        if after is not None and (before := _milliseconds(after)) is not None and before >= value >> 80:
+            value = (before + 1) << 80 | chance
         return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def _milliseconds(ulid: str) -> int | None:
+    """When an id was made; None for what is none of ours, or could have no follower."""
+    if len(ulid) != 26 or not set(ulid) <= set(_CROCKFORD):
+        return None
+    found = functools.reduce(lambda value, char: value << 5 | _CROCKFORD.index(char), ulid, 0) >> 80
+    return found if found + 1 < 1 << 48 else None
 
 
 new_id = _Ids().new

@@ -1,6 +1,7 @@
 """From what a person typed and chose to SQL conditions: safe against FTS5's query syntax and SQL alike.
 
-A search finds conversations with a prompt or a reply in which every word occurs, each as the beginning of a word.
+A search finds conversations with a prompt, a reply or a title in which every word occurs, each as the beginning of a
+word.
 What the full-text index cannot find (emoji, and Chinese, Japanese or Thai, which it does not split into words) is
 found by reading the texts.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -29,7 +31,7 @@ _UNSPLIT = re.compile(
 
 def words(query: str) -> list[str]:
     """The words of a search, as the index splits them."""
-    return _WORD.findall(readable(query) or "")
+    return _WORD.findall(unicodedata.normalize("NFC", readable(query) or ""))
 
 
 def fts_query(query: str) -> str | None:
@@ -44,8 +46,8 @@ def matching_conversations(db: Database, query: str, *, everything: bool) -> lis
     """Ids of conversations with a hit; of the newest HITS_READ hits only, unless `everything`."""
     fts = fts_query(query)
     if fts is None:
-        pieces = (readable(query) or "").replace("\x00", " ").split()
-        prompts = " AND ".join(["instr(prompt, ?)"] * len(pieces)) or "0"
+        pieces = _ascii_lower(readable(query) or "").replace("\x00", " ").split()
+        prompts = " AND ".join(["instr(lower(prompt), ?)"] * len(pieces)) or "0"
         replies = prompts.replace("prompt", "text")
         sql = (
             f"SELECT conversation_id FROM turns WHERE {prompts} UNION SELECT conversation_id FROM turns "
@@ -61,7 +63,33 @@ def matching_conversations(db: Database, query: str, *, everything: bool) -> lis
             f"(SELECT rowid FROM runs_fts WHERE runs_fts MATCH ?{limit})"
         )
         values = [fts, fts]
-    return [row[0] for row in db.execute(sql, values)]
+    return [*dict.fromkeys((*(row[0] for row in db.execute(sql, values)), *_titled(db, query)))]
+
+
+def _ascii_lower(text: str) -> str:
+    """As SQLite's `lower` does it."""
+    return "".join(char.lower() if char.isascii() else char for char in text)
+
+
+def _titled(db: Database, query: str) -> list[str]:
+    """Ids of conversations whose title, as a person gave it, has all the words; titles are few and short."""
+    begins = fts_query(query) is not None
+    wanted = [_folded(word) for word in (words(query) if begins else query.split())]
+    found = db.execute("SELECT id, title FROM conversations WHERE title IS NOT NULL AND deleted_at IS NULL")
+    return [row_id for row_id, title in found if wanted and _holds(_folded(title), wanted, begins)]
+
+
+def _holds(title: str, wanted: list[str], begins: bool) -> bool:
+    if not begins:
+        return all(word in title for word in wanted)
+    held = words(title)
+    return all(any(word.startswith(begin) for word in held) for begin in wanted)
+
+
+def _folded(text: str) -> str:
+    """Without case and diacritics, as the index has it."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(char for char in apart if not unicodedata.combining(char))
 
 
 def of_run(where: Filter) -> Condition:
@@ -96,7 +124,12 @@ def of_run(where: Filter) -> Condition:
 
 def _start_of(day: str, days: int = 0) -> str:
     """When a day (or the one so many days later) begins here, as the database spells moments."""
-    return timestamp(datetime.combine(date.fromisoformat(day) + timedelta(days=days), datetime.min.time()))
+    try:
+        return timestamp(
+            datetime.combine(date.fromisoformat(day) + timedelta(days=days), datetime.min.time())
+        )
+    except (OverflowError, ValueError):  # the calendar's first or last day: nothing lies beyond it
+        return day
 
 
 _VOTES = {

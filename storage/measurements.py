@@ -26,6 +26,8 @@ from storage.rows import machine_as_row, metric_columns, observed_columns, outco
 from storage.store import Store, insert, is_alive
 
 DECODE, PREFILL, MEASURED = "decode", "prefill", "measured"
+REFUSED = "refused"
+"""`error_kind` of a repeat that finished and is no measurement all the same."""
 _OF_TARGET = "engine = ? AND device = ? AND precision = ? AND model = ?"
 _PREFERRED = "preferred_targets"
 _LISTED = ("id", "conversation_id", "created_at", "updated_at", "contract", "suite", "model", "status")
@@ -45,6 +47,7 @@ class Listed:
     status: str
     """As saved; `running` or `paused` of an app that is gone can be gone on with."""
     resumable: bool
+    """Not what another computer began: its repeats and this one's are not of one kind."""
     imported_from: str | None
 
 
@@ -119,8 +122,8 @@ class Measurements:
             **metric_columns(_metrics(repeat, ran)),
             **observed_columns(ran.observed),
         }
-        if repeat.refused:
-            run["warning"] = f"Refused: {repeat.refused}"
+        if repeat.refused:  # no measurement, so no median, trend or choice of the fastest may rest on it
+            run |= {"status": "failed", "error_kind": REFUSED, "error_message": f"Refused: {repeat.refused}."}
 
         def write(db: Database) -> None:
             if turn is not None:
@@ -173,26 +176,46 @@ class Measurements:
         return tuple(
             Listed(
                 **dict(zip(_LISTED, row[:8], strict=True)),
-                resumable=row[7] in ("running", "paused", "stopped") and not _lives(row[8]),
+                resumable=row[7] in ("running", "paused", "stopped")
+                and not _lives(row[8])
+                and row[9] is None,
                 imported_from=row[9],
             )
             for row in found
         )
 
     def measurement(self, measurement_id: str) -> Measurement | None:
-        """A measurement by its id, or by the end of it; None when there is none. Raises StoreError if damaged."""
-        with self._store.file.reading() as db:
-            found = db.execute(
-                "SELECT document FROM measurements WHERE id = ?1 OR id LIKE '%' || ?1 ORDER BY id = ?1 DESC LIMIT 1",
-                [measurement_id],
-            ).fetchone()
+        """A measurement by its id, or by the end of it; None when there is none.
+
+        Raises StoreError if it is damaged, or several end so.
+        """
+        found = self._ending(measurement_id, "document")
         try:
             return loads(found[0]) if found else None
         except DocumentError as error:
             raise StoreError(f"The measurement {measurement_id} cannot be read: {error}") from error
 
+    def origin(self, measurement_id: str) -> str | None:
+        """Which other computer a measurement was brought in from; None: it is this one's, or there is none."""
+        found = self._ending(measurement_id, "imported_from")
+        return found[0] if found else None
+
+    def _ending(self, ending: str, column: str) -> tuple[Any, ...] | None:
+        with self._store.file.reading() as db:
+            found = db.execute(
+                f"SELECT id, {column} FROM measurements WHERE id = ?1 OR (?1 <> '' AND substr(id, -length(?1)) = ?1) "
+                "ORDER BY id = ?1 DESC LIMIT 2",
+                [ending],
+            ).fetchall()
+        if len(found) > 1 and found[0][0] != ending:
+            raise StoreError(f"Several measurements have ids ending in {ending}; give more of it.")
+        return found[0][1:] if found else None
+
     def bring_in(self, measurement: Measurement, name: str | None = None) -> bool:
-        """Keep another machine's measurement; False when it is here already. Raises StoreError."""
+        """Keep another machine's measurement, or how it stands by now; False when it is here already.
+
+        Raises StoreError.
+        """
         row = {
             "id": measurement.id,
             "conversation_id": None,
@@ -206,9 +229,20 @@ class Measurements:
             "document": dumps(measurement, indent=None),
         }
         with self._store.file.writing() as db:
-            before = db.execute("SELECT count(*) FROM measurements").fetchone()[0]
-            insert(db, "measurements", row, ignore=True)
-            return bool(db.execute("SELECT count(*) FROM measurements").fetchone()[0] > before)
+            known = db.execute(
+                "SELECT updated_at, imported_from FROM measurements WHERE id = ?", [measurement.id]
+            ).fetchone()
+            if known is None:
+                insert(db, "measurements", row)
+                return True
+            fresher = measurement.updated_at is not None and measurement.updated_at > known[0]
+            if known[1] is None or not fresher:  # what is this computer's own stays as it is
+                return False
+            db.execute(
+                "UPDATE measurements SET updated_at = ?, status = ?, document = ? WHERE id = ?",
+                [row["updated_at"], row["status"], row["document"], measurement.id],
+            )
+            return True
 
     def delete(self, measurement_id: str) -> None:
         """Remove a measurement with its runs, for good. Raises StoreError."""

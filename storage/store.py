@@ -124,7 +124,7 @@ class Store:
         `via`: how it came where no person typed it (`api`, or `api: NAME` with the key's name); `earlier`: the chat
         that came with it.
         """
-        turn_id, moment = new_id(), now()
+        turn_id, moment = new_id(self._last_turn(conversation_id)), now()
         self._memory.add_turn(conversation_id, TurnMemo(turn_id, prompt, replaces_turn_id))
         texts = {"prompt": prompt, "system_prompt": system_prompt}
         row = {
@@ -431,6 +431,18 @@ class Store:
             housekeeping.tidy(self.file, self.get_setting(housekeeping.RETENTION_DAYS))
         except StoreError:
             pass
+
+    def _last_turn(self, conversation_id: str) -> str | None:
+        """Id of the newest turn: turns stand in the order of their ids, whatever happened to the clock."""
+        known = [turn.id for turn in self._memory.turns(conversation_id)]
+        try:
+            with self.file.reading() as db:
+                (saved,) = db.execute(
+                    "SELECT max(id) FROM turns WHERE conversation_id = ?", [conversation_id]
+                ).fetchone()
+        except StoreError:
+            saved = None
+        return max([*known, *([saved] if saved else [])], default=None)
 
     def _chat(self, conversation_id: str) -> list[TurnMemo]:
         """The conversation from the file, completed from memory where its text is not there (yet)."""

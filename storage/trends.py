@@ -20,7 +20,8 @@ from storage.queries import rows
 from storage.records import Filter
 
 METRICS = {
-    "decode_tok_s": "(length(r.token_offsets) / 5 - 1) * 1e6 / nullif(r.last_token_us - r.first_token_us, 0)",
+    "decode_tok_s": "nullif(coalesce(length(r.token_offsets) / 5, CASE WHEN r.clock = 'client' "
+    "THEN r.output_tokens END) - 1, 0) * 1e6 / nullif(r.last_token_us - r.first_token_us, 0)",
     "ttft_s": "r.first_token_us / 1e6",
 }
 """The two figures of a trend, as in the view `run_metrics`, which would also compute the others."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import SettingsError, nobody_reads, writable
+from app import SettingsError, main, nobody_reads, writable
 from engines.runtime.worker_process import PROJECT_ROOT
 
 TARGETS = (
@@ -133,6 +133,20 @@ def test_wrong_usage_is_one_sentence(tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "  ", "--on", "transformers/CPU/fp32", "--json"),
+        ("history", "show", "nothing", "--json"),
+        ("keys", "revoke", "nobody", "--json"),
+    ],
+)
+def test_who_asked_for_json_gets_json_whatever_happened(tmp_path, arguments, capsys):
+    assert main([*arguments, "--data-dir", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] in err
+
+
+@pytest.mark.parametrize(
     ("target", "model", "words"),
     [
         ("nothing/CPU/int4", "demo", "no engine"),
@@ -179,6 +193,21 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path):
     finished = subprocess.run(command, cwd=PROJECT_ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=120)
     os.close(writer)
     assert finished.stderr == b""
+
+
+@pytest.mark.skipif(
+    os.name == "nt", reason="A Windows shell cannot close a stream; pythonw is not run by tests."
+)
+def test_who_closed_its_streams_gets_what_was_asked_for_all_the_same(tmp_path):
+    """As a service or pythonw starts it; and what was meant for errors does not come out elsewhere."""
+    export = f'{sys.executable} app.py history export "$1/all.csv" --data-dir "$1"'
+    search = f'{sys.executable} app.py history search --data-dir "$1"'
+    done = subprocess.run(["sh", "-c", f"{export} >&- 2>&-", "sh", tmp_path], cwd=PROJECT_ROOT, timeout=60)
+    assert (done.returncode, (tmp_path / "all.csv").exists()) == (0, True)
+    done = subprocess.run(
+        ["sh", "-c", f"{search} 2>&-", "sh", tmp_path], cwd=PROJECT_ROOT, timeout=60, stdout=subprocess.PIPE
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path):

@@ -70,7 +70,7 @@ def machine_lines(facts: Mapping[str, Any]) -> list[str]:
     memory = facts.get("memory_bytes")
     lines = [
         ", ".join(part for part in (str(facts.get("processor") or ""), *counts) if part),
-        f"{memory / 1e9:.1f} GB memory" if memory else "",
+        f"{memory / 1e9:.1f} GB memory" if memory and isinstance(memory, (int, float)) else "",
         " ".join(str(facts[key]) for key in ("system_name", "system_version") if facts.get(key)),
         f"running on {facts['power']}" if facts.get("power") else "",
     ]

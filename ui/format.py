@@ -6,6 +6,7 @@ never a zero, and sizes are decimal (1 GB = 10^9 bytes), as Hugging Face and dis
 
 from __future__ import annotations
 
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -41,9 +42,9 @@ def rate(value: float | None) -> str:
     """Tokens per second without the unit: `6.42`, `45.3`, `1,204`."""
     if value is None:
         return MISSING
-    if value < 10:
+    if value < 9.995:  # what would be rounded up to another width is spelled as that
         return f"{value:.2f}"
-    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.1f}" if value < 999.95 else f"{value:,.0f}"
 
 
 def tok_s(value: float | None) -> str:
@@ -64,9 +65,9 @@ def size(value: float | None) -> str:
     if value is None:
         return MISSING
     for unit, step in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= step:
+        if value >= 0.9995 * step:
             number = value / step
-            return f"{number:.2f} {unit}" if unit == "GB" and number < 10 else f"{number:.0f} {unit}"
+            return f"{number:.2f} {unit}" if unit == "GB" and number < 9.995 else f"{number:.0f} {unit}"
     return f"{value:.0f} B"
 
 
@@ -77,6 +78,14 @@ def percent(fraction: float | None) -> str:
 def ratio(value: float | None) -> str:
     """How many times as fast: `1.8×`."""
     return MISSING if value is None else f"{value:.1f}×" if value < 10 else f"{value:.0f}×"
+
+
+def moment(stored: str) -> str:
+    """A stored moment (UTC) by this PC's clock, as lines of lists have it: `2026-11-22 14:03`."""
+    try:
+        return f"{datetime.fromisoformat(stored.replace('Z', '+00:00')).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # an import may hold anything
+        return stored
 
 
 def text(value: Any) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -21,6 +20,10 @@ from engines.measure.spread import case_figures, geometric_mean
 
 FORMAT = "backend-arena-measurement"
 VERSION = 1
+LARGEST = 1e15
+"""No figure of a measurement is larger: beyond it sums and quotients are no numbers any more."""
+LEAST_S = 1e-9
+"""No first token comes sooner."""
 
 
 class DocumentError(ValueError):
@@ -120,9 +123,11 @@ def _check(measurement: Measurement) -> None:
         if len(set(names)) != len(names):
             raise ValueError("two lanes or cases are named alike")
     for result in measurement.lanes:
+        if result.bandwidth_bytes_s is not None and result.bandwidth_bytes_s < 1:
+            raise ValueError(f"the memory bandwidth of {result.lane.key} is none")
         for repeat in result.repeats:
             offsets = repeat.token_offsets_s
-            if offsets and (offsets[0] <= 0 or any(b < a for a, b in itertools.pairwise(offsets))):
+            if offsets and (offsets[0] < LEAST_S or any(b < a for a, b in itertools.pairwise(offsets))):
                 raise ValueError(f"times of {result.lane.key} run backwards or begin at once")
 
 
@@ -187,10 +192,10 @@ def from_plain(kind: Any, value: Any) -> Any:
         known = {f.name for f in fields(kind)}
         make: Any = kind
         return make(**{name: from_plain(hints[name], item) for name, item in value.items() if name in known})
+    if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+        raise ValueError("a number is not finite, or larger than any measurement has")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if kind is float and isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is not finite")
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{kind.__name__} was expected, not {type(value).__name__}")
     return value

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from engines.measure import limit
 from engines.measure.records import Case, LaneResult, Measurement, Repeat, utc_now
-from engines.protocol import Failed, Finished
+from engines.protocol import Failed, Finished, Loaded, PreparedModel
 from engines.telemetry.placement import CONTRADICTED, Placement
 
 
@@ -31,6 +31,21 @@ def repeat_of(
         total_s=None if metrics.total_s is None else round(metrics.total_s, 6),
         peak_rss_bytes=metrics.peak_rss_bytes,
     )
+
+
+def changed_since(result: LaneResult, loaded: Loaded, model: PreparedModel) -> Failed | None:
+    """Why a lane that is gone on with is not what was measured before: repeats of two kinds make no median."""
+    before = {**result.versions, "model revision": result.revision}
+    now = {**loaded.versions, "model revision": model.revision}
+    changes = [
+        f"{name} {before.get(name)} → {now.get(name)}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if not changes:
+        return None
+    message = f"It changed since this measurement began ({', '.join(changes)})."
+    return Failed("changed", message, "Start a new measurement; the two can stand side by side.")
 
 
 def refusal(

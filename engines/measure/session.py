@@ -58,7 +58,7 @@ class Session:
         self._passes: Mapping[str, Callable[[Step], None]] = {
             "ready": Ready(bench, measure_bandwidth).do,
             "quality": Answers(bench).do,
-            "speed": Speed(bench, self._quiet).do,
+            "speed": Speed(bench, self._quiet, measure_bandwidth).do,
             "memory": Memory(bench).do,
             "foreground": ForegroundTax(bench).do,
             "race": Race(bench).do,

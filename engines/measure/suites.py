@@ -73,7 +73,7 @@ def named(name: str) -> Suite:
     built_in = {"quick": QUICK, "standard": STANDARD, "sweep": sweep()}
     if name in built_in:
         return built_in[name]
-    path = Path(name)
+    path = Path(name).expanduser()  # shells leave `--suite=~/mine.jsonl` as it is
     if not path.is_file():
         raise SuiteError(f"There is no suite “{name}”: choose quick, standard, sweep, or a JSON Lines file.")
     return from_file(path)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.measure.comparison import Comparison
-from engines.measure.records import METRICS, Figure, LaneResult, Measurement, Verdict
+from engines.measure.records import METRICS, Figure, ForeignRow, LaneResult, Measurement, Verdict
 from engines.measure.spread import case_figures, counted
-from engines.measure.verdict import METRIC_TITLES, excluded, share_of_limit, verdicts
-from engines.measure.words import percent
+from engines.measure.verdict import METRIC_TITLES, advantage_text, excluded, share_of_limit, verdicts
+from engines.measure.words import number, percent
+from engines.toolkit.spreadsheets import for_spreadsheet
 
 UNITS = {
     "ttft_s": "s",
@@ -54,7 +55,7 @@ def spelled(figure: Figure | None, unit: str = "") -> str:
     """`17.5 (17.3–17.6) tok/s`."""
     if figure is None:
         return "–"
-    return f"{figure.median:.4g} ({figure.low:.4g}–{figure.high:.4g}) {unit}".rstrip()
+    return f"{number(figure.median)} ({number(figure.low)}–{number(figure.high)}) {unit}".rstrip()
 
 
 def text(measurement: Measurement, job: str | None = None) -> str:
@@ -81,6 +82,12 @@ def text(measurement: Measurement, job: str | None = None) -> str:
     for line in (head, *body):
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
         lines.append("  ".join((*cells, line[-1])).rstrip())
+    if measurement.foreign:
+        lines += ["", "Other benchmarks, under their own rules:"]
+        lines += [
+            f"  {row.contract}  {row.label}  {row.test}  {': '.join(foreign_figure(row))}"
+            for row in measurement.foreign
+        ]
     lines += [
         *(f"! {note}" for note in measurement.notes),
         *([measurement.suite.note] if measurement.suite.note else []),
@@ -99,9 +106,16 @@ def headline(verdict: Verdict) -> str:
         return "no clear winner" if verdict.confidence == "unclear" else "nothing to recommend"
     if verdict.by is None:
         return f"{verdict.winner} (the only one that can win)"
-    if verdict.metric == "foreground_tax":
-        return f"{verdict.winner}, {100 * verdict.by:.0f} points ahead of {verdict.runner_up}"
-    return f"{verdict.winner}, {percent(verdict.by)} ahead of {verdict.runner_up}"
+    return (
+        f"{verdict.winner}, {advantage_text(verdict.by, verdict.metric or '')} ahead of {verdict.runner_up}"
+    )
+
+
+def foreign_figure(row: ForeignRow) -> tuple[str, str]:
+    """What another benchmark's figure is called, and the figure with its unit: `decode rate`, `17.5 ± 0.3 tok/s`."""
+    around = "" if row.deviation is None else f" ± {number(row.deviation)}"
+    title = METRIC_TITLES.get(row.metric, "tokens a second, all together")
+    return title, f"{number(row.value)}{around} {UNITS.get(row.metric, 'tok/s')}"
 
 
 def markdown(measurement: Measurement) -> str:
@@ -157,7 +171,7 @@ def markdown(measurement: Measurement) -> str:
         lines += _md_table(
             ("contract", "what", "test", "figure", "value"),
             (
-                (*map(_plain, (r.contract, r.label, r.test, r.metric)), f"{r.value:.4g}")
+                (_plain(r.contract), _plain(r.label), _plain(r.test), *foreign_figure(r))
                 for r in measurement.foreign
             ),
         )
@@ -194,7 +208,9 @@ def _facts(facts: Any) -> list[str]:
 
 
 def _gb(count: int | None) -> str:
-    return "–" if not count else f"{count / 1e9:.2f} GB"
+    if not count:
+        return "–"
+    return f"{count / 1e9:.2f} GB" if count >= 5e7 else f"{count / 1e6:.1f} MB"
 
 
 def _percent(share: float | None) -> str:
@@ -256,9 +272,7 @@ def csv_text(measurement: Measurement) -> str:
 
 
 def _harmless(value: Any) -> Any:
-    """Text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if risky else value
+    return for_spreadsheet(value) if isinstance(value, str) else value
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -274,10 +288,10 @@ def comparison_text(comparison: Comparison) -> str:
     ):
         if names:
             lines += [f"{title}:", *(f"  {name}" for name in names)]
-    marks = {"alarm": "ALARM", "note": "note", "better": "better", "same": ""}
+    marks = {"alarm": "ALARM: slower", "note": "slower", "better": "faster", "same": ""}
     for d in comparison.differences:
         lines.append(
-            f"  {d.lane}  {d.case}  {METRIC_TITLES[d.metric]}: {d.before:.4g} → {d.now:.4g} "
-            f"({percent(d.change, signed=True, digits=1)}) {marks[d.level]}".rstrip()
+            f"  {d.lane}  {d.case}  {METRIC_TITLES[d.metric]}: {number(d.before)} → {number(d.now)} "
+            f"{UNITS[d.metric]} ({percent(d.of_figure, signed=True, digits=1)}) {marks[d.level]}".rstrip()
         )
     return "\n".join(lines)

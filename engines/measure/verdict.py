@@ -22,7 +22,7 @@ from engines.measure.records import (
     Verdict,
 )
 from engines.measure.spread import LEAST_REPEATS, apart, case_figures, counted, figure
-from engines.measure.words import percent
+from engines.measure.words import number, percent
 
 LEAST_DIFFERENCE = 0.03
 """Two medians closer than this are the same for a person, and within what a lone lane varies from day to day."""
@@ -170,7 +170,7 @@ def _decide(
             f"{what[0].upper() + what[1:]}: {first} {_spelled(job, best)}, "
             f"{second} {_spelled(job, next_best)}."
         )
-        because.append(_clearness(best, others, by, clear))
+        because.append(_clearness(best, others, by, clear, job.metric))
     because += [f"{key} cannot win: {reason}." for key, reason in out.items() if first or not _shared(out)]
     return Verdict(
         job=job.name,
@@ -195,6 +195,11 @@ def _advantage(best: float, next_best: float, metric: str) -> float | None:
     return over / under - 1 if under > 0 else None
 
 
+def advantage_text(by: float, metric: str, digits: int = 0) -> str:
+    """`14 %`; of shares, which are percentages themselves, `14 points`."""
+    return f"{100 * by:.{digits}f} points" if metric == "foreground_tax" else percent(by, digits=digits)
+
+
 def _is_clear(best: Figure, others: Mapping[str, Figure], by: float | None) -> bool:
     """`others`: the runner-up first. One behind it whose values scatter widely may be better as well."""
     next_best = next(iter(others.values()))
@@ -203,10 +208,14 @@ def _is_clear(best: Figure, others: Mapping[str, Figure], by: float | None) -> b
     return known and all(apart(best, other) for other in others.values())
 
 
-def _clearness(best: Figure, others: Mapping[str, Figure], by: float | None, clear: bool) -> str:
+def _clearness(best: Figure, others: Mapping[str, Figure], by: float | None, clear: bool, metric: str) -> str:
     next_best = next(iter(others.values()))
+
+    def told(gain: float, digits: int = 0) -> str:
+        return advantage_text(gain, metric, digits)
+
     if clear:
-        return f"Their 95 % intervals lie apart, and {percent(by or 0)} is a difference one notices."
+        return f"Their 95 % intervals lie apart, and {told(by or 0)} is a difference one notices."
     if min(best.n, next_best.n) < LEAST_REPEATS:
         return f"No clear winner: fewer than {LEAST_REPEATS} undisturbed repeats are no basis."
     if not apart(best, next_best):
@@ -216,8 +225,10 @@ def _clearness(best: Figure, others: Mapping[str, Figure], by: float | None, cle
     wide = next((key for key, other in others.items() if not apart(best, other)), None)
     if by >= LEAST_DIFFERENCE and wide is not None:
         return f"No clear winner: the 95 % interval of {wide} overlaps the leader's."
-    gain, least = percent(by or 0, digits=1), percent(LEAST_DIFFERENCE)
-    return f"No clear winner: {gain} is less than the {least} one would notice."
+    gain = (
+        math.floor(round(1000 * by, 6)) / 1000
+    )  # rounded up, 2.96 % would be less than 3 %, and said to be 3.0 %
+    return f"No clear winner: {told(gain, 1)} is less than the {told(LEAST_DIFFERENCE)} one would notice."
 
 
 def _spelled(job: Job, made: Figure) -> str:
@@ -227,7 +238,7 @@ def _spelled(job: Job, made: Figure) -> str:
         "joules_per_token": (1.0, "J"),
     }.get(job.metric, (1.0, ""))
     low, median, high = (value * scale for value in (made.low, made.median, made.high))
-    return f"{median:.3g} {unit} ({low:.3g}–{high:.3g})"
+    return f"{number(median, 3)} {unit} ({number(low, 3)}–{number(high, 3)})"
 
 
 def _not_measured(job: Job, measurement: Measurement) -> str:
@@ -272,7 +283,8 @@ def _would_change(
         ahead = _advantage(made.median, leader.median, job.metric) if made and leader else None
         if result.lane.key in out and ahead is not None and ahead > LEAST_DIFFERENCE:
             found.append(
-                f"{result.lane.key} would lead by {percent(ahead)} if it had not {_short(out[result.lane.key])}."
+                f"{result.lane.key} would lead by {advantage_text(ahead, job.metric)} if it had not "
+                f"{_short(out[result.lane.key])}."
             )
     if winner is not None and case is not None:
         found += _starts_sooner(measurement, winner, ranking[1:], case)

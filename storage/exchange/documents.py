@@ -16,7 +16,7 @@ def conversation_markdown(conversation: Conversation) -> str:
     head = [
         f"# {for_markdown_line(' '.join(title.split())[:120])}",
         "",
-        f"{conversation.created_at} · {len(conversation.turns)} turns",
+        f"{conversation.created_at} · {len(conversation.turns)} turn{'' if len(conversation.turns) == 1 else 's'}",
     ]
     if conversation.imported_from:
         head.append(f"Imported from {for_markdown_line(conversation.imported_from)}.")

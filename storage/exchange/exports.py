@@ -20,10 +20,10 @@ from typing import Any, TextIO
 import psutil
 from sqlite_utils import Database
 
+from engines.toolkit.spreadsheets import for_spreadsheet
 from storage.codec import unpack_offsets
 from storage.database import HistoryFile, StoreError, make_private
 from storage.exchange.documents import conversation_markdown
-from storage.exchange.harmless import for_spreadsheet
 from storage.exchange.parquet import write_parquet
 from storage.filters import of_conversation, of_run
 from storage.queries import rows

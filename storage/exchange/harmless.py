@@ -1,15 +1,14 @@
 """Text made harmless for where it goes: models write all sorts, and people paste it.
 
 A terminal obeys escape sequences (title, clipboard, clear the screen), a carriage return overwrites what stands
-there, and a bidirectional override shows something else than is written. A spreadsheet runs what looks like a
-formula. A Markdown viewer fetches pictures, may run HTML, and takes all that follows an open fence or comment for its
-inside. JSON needs none of this: it stays exact.
+there, and a bidirectional override shows something else than is written. A Markdown viewer fetches pictures, may run
+HTML, and takes all that follows an open fence or comment for its inside. JSON needs none of this: it stays exact.
+(For spreadsheets: engines/toolkit/spreadsheets.py.)
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Any
 
 _CONTROLS = re.compile(
@@ -17,12 +16,9 @@ _CONTROLS = re.compile(
     "\u202a-\u202e\u2066-\u2069"  # embeddings, overrides and isolates of bidirectional text
     "\ud800-\udfff]"
 )
-_FORMULA = "=+-@−"
 _LINKS = ("http://", "https://", "mailto:", "#")
 _WHAT_FOLLOWS = "What follows."
 _LONGEST_PARSED = 60_000
-_SPREADSHEET_SEES = ("\t", "\r", "\n")
-"""Spreadsheets drop these before they look for a formula, each in its own way."""
 
 
 def for_terminal(text: str) -> str:
@@ -71,19 +67,3 @@ def _fenced(text: str) -> str:
 def for_markdown_line(text: str) -> str:
     """A text inside a line of a Markdown document, its signs shown as they are."""
     return re.sub(r"([\\`\[<&])", r"\\\1", " ".join(text.split()))
-
-
-def for_spreadsheet(text: str) -> str:
-    """The text with an apostrophe in front where a spreadsheet might run it as a formula.
-
-    However it is spelled: full-width or small signs, behind space, line ends, a byte order mark or other characters
-    that are not seen.
-    """
-    if text.startswith(_SPREADSHEET_SEES):
-        return f"'{text}"
-    first = next((char for char in text if not _unseen(char)), "")
-    return f"'{text}" if first and unicodedata.normalize("NFKC", first)[0] in _FORMULA else text
-
-
-def _unseen(character: str) -> bool:
-    return character.isspace() or unicodedata.category(character)[0] in "CZ"

@@ -46,11 +46,26 @@ class Imported:
     already_here: int
     """Runs that were there before and were left as they are."""
     machines: tuple[str, ...]
+    brought_back: int = 0
+    """Conversations that had been deleted here a moment ago: who imports them wants them."""
 
     def __str__(self) -> str:
         names = ", ".join(self.machines) or "an unnamed machine"
-        known = f" {self.already_here:,} runs were here already." if self.already_here else ""
-        return f"Imported {self.runs:,} runs in {self.conversations:,} conversations from {names}.{known}"
+        what = f"{_counted(self.runs, 'run')} in {_counted(self.conversations, 'conversation')}"
+        said = f"Imported {what} from {names}."
+        if self.already_here:
+            said += f" {_counted(self.already_here, 'run')} {_were(self.already_here)} here already."
+        if self.brought_back:
+            said += f" {_counted(self.brought_back, 'deleted conversation')} {_were(self.brought_back)} brought back."
+        return said
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def import_file(file: HistoryFile, source: Path, *, name: str | None = None) -> Imported:
@@ -240,6 +255,7 @@ def _merge_tables(db: Database, name: str | None) -> Imported:
     in_file = _number(db, "SELECT count(*) FROM other.runs")
     before = [_number(db, f"SELECT count(*) FROM main.{table}") for table in ("conversations", "runs")]
     machines = _name_machines(db, name)
+    back = _take_what_went_on(db)
     alive = "conversation_id IN (SELECT id FROM other.conversations WHERE deleted_at IS NULL)"
     only = {
         "conversations": "deleted_at IS NULL",
@@ -260,7 +276,29 @@ def _merge_tables(db: Database, name: str | None) -> Imported:
         )
     after = [_number(db, f"SELECT count(*) FROM main.{table}") for table in ("conversations", "runs")]
     conversations, runs = after[0] - before[0], after[1] - before[1]
-    return Imported(conversations, runs, in_file - runs, machines)
+    return Imported(conversations, runs, in_file - runs, machines, back)
+
+
+def _take_what_went_on(db: Database) -> int:
+    """Let go of what the file knows better: it was deleted here, or had not ended when it was brought in before.
+
+    Returns how many deleted conversations are back.
+    """
+    back = db.execute(
+        "UPDATE main.conversations SET deleted_at = NULL WHERE deleted_at IS NOT NULL "
+        "AND id IN (SELECT id FROM other.conversations WHERE deleted_at IS NULL)"
+    ).rowcount
+    db.execute(
+        "DELETE FROM main.runs WHERE status = 'interrupted' "
+        "AND id IN (SELECT id FROM other.runs WHERE status <> 'interrupted')"
+    )
+    db.execute(
+        "UPDATE main.measurements AS m SET (updated_at, status, document) = "
+        "(SELECT o.updated_at, o.status, o.document FROM other.measurements o WHERE o.id = m.id) "
+        "WHERE m.imported_from IS NOT NULL "
+        "AND EXISTS (SELECT 1 FROM other.measurements o WHERE o.id = m.id AND o.updated_at > m.updated_at)"
+    )
+    return back
 
 
 def _name_machines(db: Database, name: str | None) -> tuple[str, ...]:

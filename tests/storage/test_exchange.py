@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engines.protocol import Failed
+from engines.protocol import Failed, Finished
 from storage.exchange.documents import conversation_markdown
 from storage.exchange.exports import (
     COLUMNS,
@@ -26,7 +26,7 @@ from storage.exchange.imports import import_file
 from storage.records import Conversation, Filter
 from storage.store import Store, StoreError
 from storage.trends import METRICS, trend
-from tests.storage.filling import CPU, OTHER, run, turn
+from tests.storage.filling import CPU, MACHINE, OTHER, metrics, run, turn
 from ui.history.conversation_html import conversation_html, list_html
 from ui.history.trends_svg import trend_html
 
@@ -258,3 +258,42 @@ def test_an_export_that_counted_panels_from_zero_counts_from_one(store, elsewher
         (3, "reply of 2"),
     ]
     assert brought.vote.winner == "3"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "db"])
+def test_what_was_deleted_a_moment_ago_is_back_after_an_import(filled, tmp_path, kind):
+    """Else it would be “here already”, unseen, and gone for good ten minutes later."""
+    store, conversation_id = filled
+    path = tmp_path / f"export.{kind}"
+    export_database(store.file, path) if kind == "db" else export_selection(store.file, Filter(), path, kind)
+    store.delete([conversation_id])
+    imported = import_file(store.file, path)
+    assert (imported.brought_back, imported.already_here) == (1, 3)
+    assert "1 deleted conversation was brought back" in str(imported)
+    assert len(store.conversation(conversation_id).turns) == 2
+    assert import_file(store.file, path).brought_back == 0
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "db"])
+def test_a_reply_that_was_still_written_when_it_was_exported_is_completed_later(
+    store, elsewhere, tmp_path, kind
+):
+    def export() -> Path:
+        path = tmp_path / f"export.{kind}"
+        export_database(store.file, path) if kind == "db" else export_selection(
+            store.file, Filter(), path, kind
+        )
+        return path
+
+    turn_id = turn(store, store.start_conversation())
+    run_id = store.start_run(turn_id, 1, CPU, machine=MACHINE, contended=False)
+    store.save_partial(run_id, "So f", (0.1, 0.2))
+    import_file(elsewhere.file, export())
+    numbers = metrics((0.1, 0.2, 0.3))
+    store.finish_run(run_id, Finished(run_id, "stop", "So far.", numbers), text="So far.", metrics=numbers,
+                     felt_ttft_s=None)  # fmt: skip
+    import_file(elsewhere.file, export())
+    (summary,) = elsewhere.conversations().summaries
+    (copy,) = elsewhere.conversation(summary.id).turns[0].runs
+    assert (copy.status, copy.text, copy.metrics.output_tokens) == ("finished", "So far.", 3)
+    assert elsewhere.conversations(Filter(query="far")).total == 1

@@ -12,9 +12,10 @@ from markdown_it import MarkdownIt
 
 from engines.protocol import Target
 from engines.runtime.worker_process import PROJECT_ROOT
+from engines.toolkit.spreadsheets import for_spreadsheet
 from storage.exchange import exports
 from storage.exchange.documents import conversation_markdown
-from storage.exchange.harmless import for_spreadsheet, for_terminal
+from storage.exchange.harmless import for_terminal
 from storage.records import Filter
 from tests.storage.filling import CPU, run, turn
 from ui.chat.run_view import RunView

@@ -57,10 +57,38 @@ def library(store: Store) -> Store:
         ("", ["中文", "failed", "voted", "plain"]),
         ("th", ["voted"]),
         ("%", []),
+        ("voted", ["voted"]),
+        ("PLA", ["plain"]),
+        ("中", ["中文"]),
+        ("llama plain", []),  # all words in one text, or all in the title
     ],
 )
 def test_search(library, query, found):
     assert titles(library, query=query) == found
+
+
+def test_a_search_asks_for_no_case_and_no_form_of_unicode(store):
+    first = store.start_conversation("Ämter")
+    run(store, turn(store, first, "Der neue iPhone 价格 ist da"), "Mein R\u00e9sum\u00e9 dazu")
+    second = store.start_conversation()
+    run(store, turn(store, second, "Un re\u0301sume\u0301, s'il vous plai\u0302t"))
+    assert titles(store, query="iphone 价") == ["Ämter"]
+    assert titles(store, query="A\u0308MTER") == ["Ämter"]
+    assert store.conversations(Filter(query="re\u0301sume\u0301")).total == 2
+    assert store.conversations(Filter(query="r\u00e9sum")).total == 2
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "UTC", "Pacific/Pago_Pago"])
+def test_the_calendars_ends_are_days_too(library, monkeypatch, zone):
+    """`--until 9999-12-31` is how people say “no end”."""
+    monkeypatch.setenv("TZ", zone)
+    if hasattr(time, "tzset"):
+        time.tzset()
+    assert len(titles(library, since="0001-01-01", until="9999-12-31")) == 4
+    assert titles(library, until="0001-01-01") == []
+    monkeypatch.undo()
+    if hasattr(time, "tzset"):
+        time.tzset()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)

@@ -16,7 +16,9 @@ from storage.exchange.imports import import_file
 from storage.measurements import Measurements
 from storage.migrations import migrations
 from storage.records import Filter
-from storage.store import Store
+from storage.speeds import rates_of
+from storage.store import Store, StoreError
+from storage.trends import trend
 from tests.helpers.measuring import SHORT, TINY, lane
 
 ECHO, SLOW = lane("echo", "100"), lane("echo", "20")
@@ -289,3 +291,60 @@ def test_a_choice_made_in_the_version_before_stays_a_choice(tmp_path):
         found[precision] = journal.tuned(target)["pace"]
     assert found == {"1": "7", "2": "8"}
     store.close()
+
+
+def test_another_machines_measurement_that_went_on_is_brought_up_to_date(store):
+    journal = Measurements(store)
+    early = planned(status="stopped", updated_at="2026-11-20T10:00:00.000Z")
+    later = replace(early, status="finished", updated_at="2026-11-20T11:00:00.000Z", notes=("more",))
+    assert [journal.bring_in(each) for each in (early, early, later, early)] == [True, False, True, False]
+    assert journal.measurement("m1").notes == ("more",)
+    assert [(each.status, each.imported_from) for each in journal.listed()] == [("finished", "P")]
+
+
+def test_what_is_this_computers_own_is_never_replaced_by_what_comes(store):
+    journal = Measurements(store)
+    own = planned(status="finished", updated_at="2026-11-20T10:00:00.000Z")
+    journal.saved(own)
+    assert not journal.bring_in(replace(own, notes=("forged",), updated_at="2099-01-01T00:00:00.000Z"))
+    assert journal.measurement("m1").notes == ()
+
+
+def test_what_another_computer_began_cannot_be_gone_on_with_here(store):
+    journal = Measurements(store)
+    journal.bring_in(planned(status="stopped"))
+    assert [each.resumable for each in journal.listed()] == [False]
+    assert journal.origin("m1") == "P"
+
+
+def test_an_ending_that_fits_several_measurements_finds_none_of_them(store):
+    journal = Measurements(store)
+    for each in ("a17", "b17", "17"):
+        journal.saved(replace(planned(), id=each))
+    assert journal.measurement("17").id == "17"
+    assert journal.measurement("a17").id == "a17"
+    assert [journal.measurement(wild) for wild in ("%", "_", "", "a_7")] == [None] * 4
+    with pytest.raises(StoreError, match="Several measurements"):
+        journal.measurement("7")
+
+
+def test_a_refused_repeat_makes_no_median_no_trend_and_no_fastest_lane(store):
+    """An impossible rate, or a reply that stopped early, once counted like any run of the history."""
+    journal = Measurements(store)
+    for number, refused in ((1, None), (2, "impossible: 9,000 tok/s")):
+        offsets = tuple(0.1 + at * (0.001 if refused else 0.1) for at in range(5))
+        repeat = Repeat(
+            "short",
+            number,
+            token_offsets_s=offsets,
+            prompt_tokens=64,
+            cached_prompt_tokens=0,
+            refused=refused,
+        )
+        journal.repeated(planned(), ECHO, SHORT, repeat, ran(repeat))
+    drawn = store.read(lambda db: trend(db, Filter(engine="echo"), "decode_tok_s"))
+    assert (drawn.runs, drawn.median) == (1, pytest.approx(10))
+    assert rates_of(store, ECHO.target, "box")[1] == pytest.approx(10)
+    (failed,) = store.conversations(Filter(status="failed")).summaries
+    refused_run = store.conversation(failed.id).turns[1].runs[0]
+    assert refused_run.error_message == "Refused: impossible: 9,000 tok/s."

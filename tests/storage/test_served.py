@@ -8,6 +8,7 @@ from engines.protocol import Finished, Message, RunMetrics, Target
 from storage.exchange import exports, imports
 from storage.records import Filter
 from storage.store import Store
+from storage.trends import trend
 
 MACHINE = {"name": "here"}
 SERVED = Target("endpoint", "ollama", "served", "phi3:mini")
@@ -60,6 +61,8 @@ def test_the_view_gives_the_rates_that_the_metrics_give(store, metrics, ttft_s, 
     (run,) = store.conversation(conversation).turns[0].runs
     assert run.metrics.decode_tok_s == row["decode_tok_s"]
     assert (row["clock"], row["via"]) == (metrics.get("clock", "client"), "api: laptop")
+    drawn = store.read(lambda db: trend(db, Filter(engine="endpoint"), "decode_tok_s"))
+    assert drawn.median == row["decode_tok_s"]
 
 
 def test_what_the_server_said_and_the_chat_that_came_are_kept(store):

@@ -224,3 +224,30 @@ def test_runs_of_a_dead_app_are_marked_and_those_of_a_living_one_are_not(store):
     mine_now, others = (turn.runs[0] for turn in store.conversation(conversation_id).turns)
     assert (mine_now.id, mine_now.status) == (mine, "running")
     assert (others.status, others.text) == ("interrupted", "so far")
+
+
+def test_a_turn_follows_the_one_before_it_though_the_clock_was_set_back(store):
+    """Two systems on one PC disagree about what its clock means, and a dead battery puts it back by years."""
+    conversation_id = store.start_conversation()
+    for prompt in ("first", "second"):
+        run(store, turn(store, conversation_id, prompt), f"to {prompt}", panel=1)
+    late = "7ZZZZZZZZ0" + "0" * 16
+    with store.file.writing() as db:  # as an app wrote it whose clock was ahead
+        db.execute("PRAGMA defer_foreign_keys = 1")
+        (last,) = db.execute("SELECT max(id) FROM turns").fetchone()
+        db.execute("UPDATE turns SET id = ? WHERE id = ?", [late, last])
+        db.execute("UPDATE runs SET turn_id = ? WHERE turn_id = ?", [late, last])
+    store.close()
+    again = Store(store.path)
+    new = turn(again, conversation_id, "third")
+    run(again, new, "to third", panel=1)
+    assert [each.prompt for each in again.conversation(conversation_id).turns] == ["first", "second", "third"]
+    said = [message.content for message in again.panel_messages(conversation_id, 1)]
+    assert said == ["first", "to first", "second", "to second", "third", "to third"]
+    assert new_id() < new  # the clock of this conversation alone
+    again.close()
+
+
+@pytest.mark.parametrize("after", ["", "no id", "7ZZZZZZZZZ" + "Z" * 16, "0" * 26, "\ud800" * 26])
+def test_an_id_that_nothing_can_follow_does_no_harm(after):
+    assert len(new_id(after)) == 26

@@ -17,9 +17,11 @@ from storage.exchange.harmless import for_terminal
 from storage.filters import VOTES
 from storage.records import Conversation, Filter, Summary
 from storage.store import FILE_NAME, Store, StoreError
-from ui.cli import absolute
+from ui import format as fmt
+from ui.cli import absolute, number, whole
 
 NOT_FOUND = 1
+MOST_DAYS = 36_500
 _EXPORTS_ONE = ("md", "json")
 _EXPORTS_MANY = ("csv", "jsonl", "parquet", "db")
 
@@ -34,8 +36,10 @@ def register(subparsers: Any) -> None:
     search = _action(actions, "search", _search, "conversations in which all words occur, newest first")
     search.add_argument("query", nargs="*", metavar="WORDS", help="without words: the newest conversations")
     _add_filters(search)
-    search.add_argument("--limit", type=_positive, default=20, metavar="N", help="default: %(default)s")
-    search.add_argument("--offset", type=int, default=0, metavar="N", help="leave out the first N")
+    search.add_argument("--limit", type=whole(1), default=20, metavar="N", help="default: %(default)s")
+    search.add_argument(
+        "--offset", type=whole(0, 10**12), default=0, metavar="N", help="leave out the first N"
+    )
 
     show = _action(actions, "show", _show, "one conversation with its numbers, as Markdown")
     show.add_argument("id", help="as `history search` prints it; its last characters are enough")
@@ -57,7 +61,10 @@ def register(subparsers: Any) -> None:
     what = delete.add_mutually_exclusive_group(required=True)
     what.add_argument("ids", nargs="*", metavar="ID", default=[], help="as `history search` prints them")
     what.add_argument(
-        "--older-than", type=float, metavar="DAYS", help="all untouched for longer, except pinned ones"
+        "--older-than",
+        type=number(0, MOST_DAYS),
+        metavar="DAYS",
+        help="all untouched for longer, except pinned ones",
     )
     what.add_argument("--all", action="store_true", help="everything")
     what.add_argument("--texts", action="store_true", help="all prompts and replies, but keep the numbers")
@@ -100,10 +107,14 @@ def _with_store(run: Callable[[Store, argparse.Namespace], int], arguments: argp
 
 
 def _search(store: Store, arguments: argparse.Namespace) -> int:
-    page = store.conversations(_filter(arguments), limit=arguments.limit, offset=max(0, arguments.offset))
+    page = store.conversations(_filter(arguments), limit=arguments.limit, offset=arguments.offset)
     if arguments.json:
         return _print_json(
-            {"total": page.total, "conversations": [asdict(summary) for summary in page.summaries]}
+            {
+                "total": page.total,
+                "more": page.more,  # than `total`: what is searched for is counted up to a limit
+                "conversations": [asdict(summary) for summary in page.summaries],
+            }
         )
     for summary in page.summaries:
         print(_line(summary))
@@ -116,8 +127,9 @@ def _line(summary: Summary) -> str:
     found = f"\n    {summary.snippet}" if summary.snippet else ""
     failed = f", {summary.failed_runs} failed" if summary.failed_runs else ""
     return for_terminal(
-        f"{summary.id}  {summary.updated_at[:16].replace('T', ' ')}  {title}\n"
-        f"    {summary.turns} turns, {summary.runs} runs{failed}: {', '.join(summary.targets)}{found}"
+        f"{summary.id}  {fmt.moment(summary.updated_at)}  {title}\n"
+        f"    {fmt.counted(summary.turns, 'turn')}, {fmt.counted(summary.runs, 'run')}{failed}: "
+        f"{', '.join(summary.targets)}{found}"
     )
 
 
@@ -177,9 +189,11 @@ def _delete(store: Store, arguments: argparse.Namespace) -> int:
         what = "all prompts and replies (the numbers stay)"
     else:
         arguments.ids = [_find(store, given).id for given in arguments.ids]
-        what = f"{len(arguments.ids)} conversation(s) with their numbers"
+        what = f"{fmt.counted(len(arguments.ids), 'conversation')} with all numbers"
     if not arguments.yes and not _agreed(f"Delete {what} for good?"):
         print("Nothing was deleted.", file=sys.stderr)
+        if arguments.json:
+            _print_json({"deleted": 0})
         return NOT_FOUND
     if arguments.older_than is not None:
         count = housekeeping.delete_older(store.file, arguments.older_than)
@@ -192,7 +206,8 @@ def _delete(store: Store, arguments: argparse.Namespace) -> int:
         housekeeping.remove_deleted(store.file)
     if arguments.json:
         return _print_json({"deleted": count, "of": "runs" if arguments.texts else "conversations"})
-    print(f"{count:,} {'replies' if arguments.texts else 'conversations'} removed.")
+    of = fmt.counted(count, "reply", "replies") if arguments.texts else fmt.counted(count, "conversation")
+    print(f"{of} removed.")
     return 0
 
 
@@ -217,13 +232,6 @@ def _agreed(question: str) -> bool:
 def _print_json(document: Any) -> int:
     print(json.dumps(document, indent=2))
     return 0
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 def _day(text: str) -> str:

@@ -17,12 +17,13 @@ from engines.measure import comparison, document, foreign, lanes, suites, tables
 from engines.measure.privacy import without_private
 from engines.measure.records import Measurement, Watch
 from engines.measure.verdict import JOBS
+from engines.models.model_names import entered
 from engines.protocol import DEMO_MODEL, Target
 from engines.runtime.manager import EngineFailure
 from engines.toolkit import text_files
 from ui import format as fmt
 from ui.arena import Arena, OpenArena
-from ui.cli import absolute
+from ui.cli import absolute, number, whole
 from ui.measure.desk import DeskError
 from ui.measure.estimate import estimate, rates_in, roughly
 from ui.measure.tuning import tune_and_keep
@@ -56,14 +57,14 @@ def register(commands: Any, open_arena: OpenArena) -> None:
     )
     command.add_argument("--model", default=DEMO_MODEL, help="demo, a Hugging Face id, or a folder")
     command.add_argument(
-        "--repeats", type=_positive, metavar="N", help="at least 5 for intervals worth the name"
+        "--repeats", type=whole(1, 1000), metavar="N", help="at least 5 for intervals worth the name"
     )
     command.add_argument(
         "--tune", action="store_true", help="first try each engine's settings, keep the best"
     )
     command.add_argument(
         "--tune-minutes",
-        type=_minutes,
+        type=number(0.01, 600),
         default=5.0,
         metavar="M",
         help="minutes a lane (default: %(default)g)",
@@ -99,7 +100,7 @@ def register(commands: Any, open_arena: OpenArena) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="llama-bench or llm_bench results",
+        help="another benchmark's results: of llama-bench, llm_bench, vLLM and others (docs/measure.md)",
     )
     command.add_argument("--private", action="store_true", help="keep machine name, folders and own prompts")
     command.set_defaults(run=lambda arguments: _measure(arguments, open_arena))
@@ -110,21 +111,8 @@ def _file(text: str) -> Path:
     return Path(text) if text == "-" else absolute(text)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 600:
-        raise argparse.ArgumentTypeError("must be between 0 and 600")
-    return value
-
-
 def _measure(arguments: argparse.Namespace, open_arena: OpenArena) -> int:
+    arguments.model = entered(arguments.model, look_around=True)
     try:
         suite = suites.with_repeats(suites.named(arguments.suite), arguments.repeats)
         earlier = _read(arguments.against) if arguments.against else None
@@ -280,13 +268,15 @@ def _write_files(arguments: argparse.Namespace, found: Measurement, earlier: Mea
             print(make(), end="")
         elif path is not None:
             try:
-                path.write_text(make(), encoding="utf-8-sig" if name == "csv" else "utf-8", newline="")
+                encoding = "utf-8-sig" if name == "csv" else "utf-8"
+                # A folder's name may be no text: better one sign of it lost than the file.
+                path.write_text(make(), encoding=encoding, errors="replace", newline="")
             except OSError as error:
                 problems.append(f"{path} could not be written: {error.strerror or error}.")
     if not to_terminal:
         print(tables.text(found, arguments.job))
-        if compared is not None:
-            print("\n" + tables.comparison_text(compared))
+    if compared is not None:  # beside a document on the terminal it must not stand
+        print("\n" + tables.comparison_text(compared), file=sys.stderr if to_terminal else sys.stdout)
     if problems:
         raise _RefusedError("\n".join(problems))
 

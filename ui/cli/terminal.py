@@ -6,6 +6,7 @@ Every command's output goes through here, whoever wrote the text: a model, a fil
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -33,10 +34,15 @@ class HarmlessStream:
 
 @contextlib.contextmanager
 def harmless_output() -> Iterator[None]:
-    """Standard output and errors made harmless for as long as a command runs."""
-    out, errors = sys.stdout, sys.stderr
-    with (
-        contextlib.redirect_stdout(HarmlessStream(out)),  # type: ignore[type-var]
-        contextlib.redirect_stderr(HarmlessStream(errors)),  # type: ignore[type-var]
-    ):
+    """Standard output and errors made harmless for as long as a command runs.
+
+    Where there is none (pythonw, a service, `>&-`), what is written goes nowhere: `print` would take the other one.
+    """
+    with contextlib.ExitStack() as opened:
+        out, errors = (
+            stream or opened.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+            for stream in (sys.stdout, sys.stderr)
+        )
+        opened.enter_context(contextlib.redirect_stdout(HarmlessStream(out)))  # type: ignore[type-var]
+        opened.enter_context(contextlib.redirect_stderr(HarmlessStream(errors)))  # type: ignore[type-var]
         yield

@@ -20,6 +20,7 @@ from storage.measurements import DECODE, MEASURED, PREFILL
 from storage.store import Store
 from ui import format as fmt
 from ui.measure import files
+from ui.measure.board import lengths
 from ui.measure.desk import Desk
 from ui.measure.estimate import estimate, rates_in
 from ui.measure.tuning import TuningWork
@@ -95,7 +96,7 @@ class Actions:
     def about(self, suite: Suite) -> str:
         """What a suite asks, in a line."""
         shown = suite.cases[:8]
-        cases = "; ".join(f"{case.title} {case.prompt_tokens:,} → {case.new_tokens:,}" for case in shown)
+        cases = "; ".join(f"{case.title} {lengths(case)}" for case in shown)
         more = f"; and {len(suite.cases) - len(shown)} more" if len(suite.cases) > len(shown) else ""
         few = " Fewer than 5 repeats give no interval worth the name." if suite.repeats < 5 else ""
         return f"{cases}{more} (prompt → new tokens).{few}"
@@ -166,7 +167,7 @@ class Actions:
     def comparable(self) -> list[tuple[str, str]]:
         """(label, id) of everything that can be set beside."""
         return [
-            (f"{row.created_at[:16].replace('T', ' ')} · {model_name(row.model)} · {row.suite}"
+            (f"{fmt.moment(row.created_at)} · {model_name(row.model)} · {row.suite}"
              + (f" · {row.imported_from}" if row.imported_from else ""), row.id)
             for row in self.desk.measurements.listed()
         ]  # fmt: skip
@@ -183,7 +184,7 @@ class Actions:
             raise Refused(str(error)) from error
         day = measurement.created_at[:10]
         path = Path(tempfile.mkdtemp(dir=self._exports.name)) / f"backend-arena-measurement-{day}.{kind}"
-        path.write_text(text, encoding="utf-8", newline="")
+        path.write_text(text, encoding="utf-8", errors="replace", newline="")
         return path
 
     def bring_in(self, path: str | None, shown: Measurement | None) -> tuple[str, str | None]:

@@ -139,6 +139,12 @@ class Board:
     def figure(self, lane: ShownLane, case: Case, metric: str) -> Figure | None:
         return self._figures[lane.key, case.name].get(metric)
 
+    def case_line(self, case: Case) -> str:
+        """`Short chat · 128 → 128 tokens`, as HTML; of a prompt that is taken whole, as the lanes counted it."""
+        return (
+            f"{fmt.text(case.title)} · {lengths(case, verdict.prompt_length(case, self.measurement))} tokens"
+        )
+
     def column(self, case: Case, metric: Metric) -> Column:
         """How a case's figures of one metric are spelled, in all lanes alike."""
         figures = [self.figure(lane, case, metric.name) for lane in self.lanes]
@@ -168,6 +174,7 @@ def _excluded(result: LaneResult, measurement: Measurement) -> str | None:
     return verdict.excluded(result, measurement)
 
 
-def case_line(case: Case) -> str:
-    """`Short chat · 128 → 128 tokens`, as HTML."""
-    return f"{fmt.text(case.title)} · {case.prompt_tokens:,} → {case.new_tokens:,} tokens"
+def lengths(case: Case, counted: int = 0) -> str:
+    """`128 → 64`: tokens of a case's prompt (of one taken whole as they were `counted`) and of its reply."""
+    prompt = case.prompt_tokens or counted
+    return f"{f'{prompt:,}' if prompt else 'whole prompt'} → {case.new_tokens:,}"

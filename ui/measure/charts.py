@@ -15,7 +15,7 @@ from engines.measure.records import Case, Figure, Repeat
 from engines.measure.spread import counted
 from ui import format as fmt
 from ui.compare.summary_html import thinned, ticks
-from ui.measure.board import Board, Column, Metric, ShownLane, case_line
+from ui.measure.board import Board, Column, Metric, ShownLane
 
 WIDTH, HEIGHT = 480, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 16, 24, 34
@@ -58,7 +58,7 @@ def _bar_group(board: Board, case: Case, metric: Metric) -> str:
         return ""
     column, best = board.column(case, metric), board.clearly_best(case, metric.name)
     rows = "".join(_bar_row(lane, figure, top, column, lane is best) for lane, figure in found)
-    return f'<p class="ms-case">{case_line(case)}</p><ul class="ms-bars">{rows}</ul>'
+    return f'<p class="ms-case">{board.case_line(case)}</p><ul class="ms-bars">{rows}</ul>'
 
 
 def _bar_row(lane: ShownLane, figure: Figure | None, top: float, column: Column, best: bool) -> str:
@@ -139,7 +139,13 @@ def tokens_over_time(board: Board, case: Case) -> str:
         for line in lines
     )
     return _chart(
-        lines, x, y, "seconds", "tokens", f"{case_line(case)}: tokens over time. {said}", case_line(case)
+        lines,
+        x,
+        y,
+        "seconds",
+        "tokens",
+        f"{board.case_line(case)}: tokens over time. {said}",
+        board.case_line(case),
     )
 
 

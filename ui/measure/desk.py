@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.measure import lanes
 from engines.measure.plan import plan
-from engines.measure.records import Measurement, Suite
+from engines.measure.records import CONTRACT, Measurement, Suite
 from engines.measure.session import Session
 from engines.protocol import Target
 from engines.runtime.manager import EngineManager
@@ -87,7 +87,20 @@ class Desk:
             raise DeskError(f"There is no measurement {measurement_id}.")
         if saved.status == "finished":
             raise DeskError("This measurement is complete.")
+        if said := self._not_to_be_mixed(saved):
+            raise DeskError(f"{said} Start a new one here; the two can stand side by side.")
         return self._begin(saved, keep_loaded=bool(saved.environment.get("keep_loaded")))
+
+    def _not_to_be_mixed(self, saved: Measurement) -> str | None:
+        """Why repeats made here and now would be of another kind than those that are there; None: they would not."""
+        here, there = self._machine().get("processor"), saved.machine.get("processor")
+        if origin := self.measurements.origin(saved.id):
+            return f"This measurement was begun on another computer ({origin})."
+        if saved.contract != CONTRACT:
+            return f"This measurement follows the rules {saved.contract}, this version {CONTRACT}."
+        if here and there and here != there:
+            return f"This measurement was begun on another processor ({there}; this is {here})."
+        return None
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the end; True once nothing runs. Raises what the session raised."""

@@ -10,6 +10,7 @@ from operator import attrgetter
 from engines.measure import verdict
 from engines.measure.records import Figure, ForeignRow
 from engines.measure.spread import figure as figure_of
+from engines.measure.tables import foreign_figure
 from engines.measure.words import percent
 from ui import format as fmt
 from ui.measure.board import METRIC, Board, Column, ShownLane
@@ -224,16 +225,12 @@ def foreign(rows: Sequence[ForeignRow]) -> str:
     ):
         body = [
             f'<tr><th scope="row">{fmt.text(row.label)}</th><td>{fmt.text(row.test)}</td>'
-            f"<td>{METRIC[row.metric].title if row.metric in METRIC else fmt.text(row.metric)}</td>"
-            f"<td>{fmt.rate(row.value)}{_plus_minus(row)}</td></tr>"
+            f"<td>{fmt.text(title)}</td><td>{fmt.text(figure)}</td></tr>"
             for row in found
+            for title, figure in (foreign_figure(row),)
         ]
-        head = ("Row", "Test", "Figure", "tok/s")
+        head = ("Row", "Test", "Figure", "Value")
         parts.append(f'<h4 class="ms-case">{fmt.text(contract)}</h4>{table(contract, head, body)}')
     return section(
         "Other benchmarks", "".join(parts), "Measured by another contract: not comparable with the above."
     )
-
-
-def _plus_minus(row: ForeignRow) -> str:
-    return "" if row.deviation is None else f" ± {fmt.rate(row.deviation)}"

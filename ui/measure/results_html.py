@@ -13,7 +13,7 @@ from typing import Any
 from engines.measure.records import Case, Figure, Quality, Repeat, Verdict
 from ui import format as fmt
 from ui.doctor import machine_lines, versions_text
-from ui.measure.board import METRIC, METRICS, UNDER_WAY, Board, Column, Metric, ShownLane, case_line
+from ui.measure.board import METRIC, METRICS, UNDER_WAY, Board, Column, Metric, ShownLane
 from ui.measure.charts import BEST, bars, is_sweep, struck, sweep, tokens_over_time
 from ui.measure.contract import POINTS
 from ui.measure.passes_html import energy, foreground_tax, foreign, ledger, limit, quality, race_tax
@@ -208,7 +208,7 @@ def _case_rows(board: Board, case: Case, shown: Sequence[Metric]) -> str:
         )
         counts = max((f.n for m in shown if (f := board.figure(lane, case, m.name))), default=0)
         rows.append(f'<tr><th scope="row">{lane.name}</th>{cells}<td>{counts or fmt.MISSING}</td></tr>')
-    head = f'<tr class="ms-group"><th scope="rowgroup">{case_line(case)}</th>{units}<td></td></tr>'
+    head = f'<tr class="ms-group"><th scope="rowgroup">{board.case_line(case)}</th>{units}<td></td></tr>'
     return f"<tbody>{head}{''.join(rows)}</tbody>"
 
 
@@ -337,15 +337,16 @@ def prompt_hashes(board: Board) -> str:
     """Which prompts were sent: the hash of their token ids, and whether all lanes got the same."""
     rows = []
     for case in board.cases:
-        by_number: dict[int, set[str]] = {}
+        sent: dict[tuple[int, int], set[str]] = {}  # a repeat that is done again gets another prompt
         for lane in board.lanes:
             for repeat in lane.result.repeats:
                 if repeat.case == case.name and repeat.prompt_sha256:
-                    by_number.setdefault(repeat.number, set()).add(repeat.prompt_sha256)
-        same = all(len(found) == 1 for found in by_number.values())
-        shown = ", ".join(f"{sorted(found)[0][:12]}…" for _, found in sorted(by_number.items()))
+                    sent.setdefault((repeat.number, repeat.attempt), set()).add(repeat.prompt_sha256)
+        same = all(len(found) == 1 for found in sent.values())
+        shown = ", ".join(f"{sorted(found)[0][:12]}…" for _, found in sorted(sent.items()))
         rows.append(
-            f'<tr><th scope="row">{case_line(case)}</th><td>{"the same on all lanes" if same else "differ"}</td>'
+            f'<tr><th scope="row">{board.case_line(case)}</th>'
+            f"<td>{'the same on all lanes' if same else 'differ'}</td>"
             f"<td><code>{fmt.text(shown) if shown else fmt.MISSING}</code></td></tr>"
         )
     if not rows:

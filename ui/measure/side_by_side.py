@@ -11,7 +11,7 @@ from engines.measure.records import HIGHER_IS_BETTER, Case, Figure, Measurement
 from engines.measure.spread import apart, case_figures
 from engines.measure.words import percent
 from ui import format as fmt
-from ui.measure.board import METRIC, Board, Column, Metric, case_line
+from ui.measure.board import METRIC, Board, Column, Metric
 from ui.measure.section_html import section, table
 
 SHOWN = ("decode_tok_s", "ttft_s", "answer_s")
@@ -38,7 +38,7 @@ def _changed(found: Comparison) -> str:
     for level, (css, word) in _LEVELS.items():
         items += [
             f'<li><span class="{css}">{word}</span> {fmt.text(each.lane)}, {fmt.text(each.case)}: '
-            f"{METRIC[each.metric].title} {percent(each.change, signed=True)}</li>"
+            f"{METRIC[each.metric].title} {percent(each.of_figure, signed=True)}</li>"
             for each in found.differences
             if each.level == level
         ]
@@ -94,7 +94,9 @@ def _case(board: Board, other: Measurement, mine: Case, theirs: Case) -> str:
     head = ["Lane"]
     for name in SHOWN:
         head += [f"{METRIC[name].title}<br><small>{columns[name].unit}</small>", "beside", "change"]
-    return f'<h4 class="ms-case">{case_line(mine)}</h4>{table(f"{mine.title}, side by side", head, rows)}'
+    return (
+        f'<h4 class="ms-case">{board.case_line(mine)}</h4>{table(f"{mine.title}, side by side", head, rows)}'
+    )
 
 
 def _column(board: Board, other: Measurement, mine: Case, theirs: Case, metric: Metric) -> Column:

@@ -165,7 +165,7 @@ class _Tab:
                     [], label="Compare with", filterable=False, elem_id="measure-beside-choice"
                 )
                 self.bring_in = gr.UploadButton(
-                    "Import a measurement, or a llama-bench or llm_bench file", size="sm", file_count="single",
+                    "Import a measurement, or another benchmark's file", size="sm", file_count="single",
                     elem_id="measure-import",
                 )  # fmt: skip
 

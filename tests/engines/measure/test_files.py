@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
-from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables
+from engines.measure import comparison, document, foreign, limit, machine, prompts, suites, tables, words
 from engines.measure.bandwidth import measured as measured_bandwidth
 from engines.measure.privacy import without_private
 from engines.measure.records import LaneResult, Repeat
@@ -276,10 +277,11 @@ def test_prompts_are_long_enough_and_differ_from_their_beginning(case):
 
 def test_every_repeat_is_a_line_of_the_csv_and_no_formula():
     made = measured(replace(result("100"), lane=replace(result("100").lane, settings={"a": "=1+1"})))
-    made = replace(made, model="=cmd|' /C calc'!A0")
-    lines = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+    for formula in ("=cmd|' /C calc'!A0", " =1+1", "\n=1+1", "＝1+1"):
+        made = replace(made, model=formula)
+        lines = list(csv.DictReader(io.StringIO(tables.csv_text(made))))
+        assert lines[0]["model"] == f"'{formula}"
     assert len(lines) == 10
-    assert lines[0]["model"].startswith("'=")
     assert float(lines[0]["decode_tok_s"]) == pytest.approx(20.0)
 
 
@@ -444,3 +446,52 @@ def test_a_repeat_without_a_token_counts_nowhere_whatever_its_file_says():
     made = document.to_document(found)
     assert made["lanes"][0]["excluded"] == "no repeat was finished"
     assert len(list(foreign.llama_bench_lines(found))) == 4  # the other lane's
+
+
+# --- figures in words --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (12345.67, "12,346"), (9999.6, "10,000"), (1234.5, "1,234"), (999.96, "1,000"), (123.456, "123.5"),
+        (17.5, "17.5"), (0.01234567, "0.01235"), (0.00001234567, "0.00001235"), (0.0, "0"), (1e9, "1,000,000,000"),
+    ],
+)  # fmt: skip
+def test_a_figure_has_no_exponent_and_loses_nothing_before_its_point(value, shown):
+    assert words.number(value) == shown
+
+
+def test_a_fast_lanes_and_a_slow_lanes_figures_can_be_read_in_a_table():
+    """A GPU takes in 20,000 tokens a second, a long document takes an old PC half an hour."""
+    made = measured(
+        result("100", ttft=0.0032, gap=0.001, wobble=0), result("20", ttft=1234.5, gap=0.5, wobble=0)
+    )
+    for text in (tables.text(made), tables.markdown(made)):
+        assert not re.search(r"\de[+-]\d", text)
+    assert "20,000 (20,000–20,000)" in tables.markdown(made)
+    assert "1,236 s (1,236–1,236)" in tables.text(made)
+
+
+def test_a_change_is_that_of_the_figure_beside_which_it_stands():
+    before, now = measured(result("100", wobble=0)), measured(result("100", ttft=0.125, gap=0.0625, wobble=0))
+    text = tables.comparison_text(comparison.compare(before, now))
+    assert "chat  time to first token: 0.1 → 0.125 s (+25.0 %) ALARM: slower" in text
+    assert "chat  decode rate: 20 → 16 tok/s (−20.0 %) ALARM: slower" in text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"repeats": [{"case": "chat", "number": 1, "token_offsets_s": [1e-320, 2e-320]}]},
+        {"repeats": [{"case": "chat", "number": 1, "token_offsets_s": [1e300, 1.7e308]}]},
+        {"repeats": [{"case": "chat", "number": 1, "prompt_tokens": 10**400}]},
+        {"ledger": {"load_s": 1e308, "warmup_s": 1e308}},
+        {"bandwidth_bytes_s": 1e-320},
+    ],
+)
+def test_a_file_with_figures_that_nothing_can_be_computed_of_is_refused(fields):
+    made = json.loads(document.dumps(measured(result("100"))))
+    made["lanes"][0] |= fields
+    with pytest.raises(document.DocumentError, match="incomplete or damaged"):
+        document.loads(json.dumps(made))

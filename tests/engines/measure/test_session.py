@@ -92,6 +92,40 @@ def test_prompts_are_equal_between_lanes_exact_in_length_and_never_the_same_twic
     assert all(len(r.token_offsets_s) == 16 for result in found.lanes for r in result.repeats)
 
 
+def test_a_limit_that_was_measured_too_low_refuses_nobody_who_is_possible(manager):
+    """Something read memory beside the first look: the second, before a rate is refused, is believed."""
+    looks = iter((1e9, 10e9))
+    suite = replace(TINY, cases=(SHORT,), passes=("speed",), repeats=2)
+    (result,) = session(manager, GOOD, suite=suite, measure_bandwidth=lambda size: next(looks)).run().lanes
+    assert [repeat.refused for repeat in result.repeats] == [None, None]
+    assert result.bandwidth_bytes_s == 10e9
+    looks = iter((1e9, 1e9))  # a third look would end the test
+    (result,) = session(manager, GOOD, suite=suite, measure_bandwidth=lambda size: next(looks)).run().lanes
+    assert all("impossible" in repeat.refused for repeat in result.repeats)
+
+
+def test_a_lane_whose_packages_changed_in_between_is_not_gone_on_with(manager):
+    """Stopped, updated, gone on with: its median would be made of the old and the new."""
+    speed = replace(TINY, cases=(SHORT,), passes=("speed",), repeats=1)
+    begun = session(manager, GOOD, suite=speed).run()
+    (result,) = begun.lanes
+    older = replace(result, versions={**result.versions, "openvino": "2026.1"})
+    suite = replace(begun.suite, repeats=2)
+    found = Session(
+        replace(begun, suite=suite, lanes=(older,)),
+        manager,
+        surroundings=Told(),
+        keep_loaded=True,
+        cooldown_s=0,
+    ).run()
+    assert "openvino 2026.1 → None" in found.lanes[0].failure.message
+    assert len(found.lanes[0].repeats) == 1
+    again = Session(
+        replace(begun, suite=suite), manager, surroundings=Told(), keep_loaded=True, cooldown_s=0
+    ).run()
+    assert len(again.lanes[0].repeats) == 2
+
+
 def test_the_order_of_lanes_turns_from_round_to_round(manager):
     seen = []
 

@@ -86,6 +86,7 @@ def test_apart_intervals_make_a_clear_winner_and_by_how_much():
     [
         ({"gap": 0.0505, "wobble": 0.02}, "overlap"),
         ({"gap": 0.0505, "wobble": 0.00001}, "less than the 3 %"),
+        ({"gap": 0.052475, "wobble": 0.000001}, "2.9 % is less than the 3 %"),
         ({"gap": 0.10, "repeats": 2}, "fewer than 3"),
     ],
 )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,47 @@ def test_every_command_takes_a_data_dir_alike(command, tmp_path, monkeypatch):
     for words in ([*command.split(), "--data-dir=~/a"], ["--data-dir=~/a", *command.split()]):
         assert parser().parse_args(words).data_dir == tmp_path / "a"
     assert parser().parse_args([*command.split(), "--data-dir=b"]).data_dir == tmp_path / "b"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("delete", "--yes", "--older-than", "-1"), "“-1” is no number"),  # it would have deleted everything
+        (("delete", "--yes", "--older-than", "nan"), "“nan” is no number"),
+        (("delete", "--yes", "--older-than", "inf"), "“inf” is no number"),
+        (("search", "--limit", "99999999999999999999"), "is no whole number"),
+        (("search", "--limit", "many"), "“many” is no whole number"),
+        (("search", "--offset", "-3"), "“-3” is no whole number"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_by_name(capsys, data_dir, words, says):
+    with pytest.raises(SystemExit):
+        history(data_dir, *words)
+    assert says in capsys.readouterr().err
+    assert document(capsys, data_dir, "search")["total"] == 2
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows has one time zone for all processes.")
+def test_the_times_are_those_of_this_pcs_clock_as_the_days_of_the_filters_are(capsys, data_dir, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        here = datetime.now()
+        assert history(data_dir, "search", "neural", "--since", here.date().isoformat()) == 0
+        assert f"{here:%Y-%m-%d %H:}" in capsys.readouterr().out
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_json_says_that_there_are_more_than_are_counted(capsys, data_dir, monkeypatch):
+    assert document(capsys, data_dir, "search", "neural")["more"] is False
+    monkeypatch.setattr("storage.queries.COUNTED", 1)
+    found = document(capsys, data_dir, "search", "--limit", "1", "--precision", "int4")
+    assert (found["total"], found["more"]) == (1, True)
+
+
+def test_with_json_there_is_always_a_document(capsys, data_dir, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
+    assert history(data_dir, "delete", "--all", "--json") == 1
+    assert json.loads(capsys.readouterr().out) == {"deleted": 0}

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from engines.protocol import ProtocolError
 from engines.runtime.manager import EngineManager
 from storage.measurements import Measurements
 from storage.store import Store
+from tests.engines.measure.test_verdict import measured, result
 from tests.helpers import served_engine
 from tests.helpers.measuring import Told, Weights
 from tests.helpers.worlds import SPECS
@@ -118,6 +120,16 @@ def test_against_an_earlier_one_and_with_anothers_rows(arena, suite, tmp_path, c
     assert (row.contract, row.value) == ("llama-bench", 17.5)
 
 
+def test_a_comparison_is_told_beside_a_document_on_the_terminal_too(capsys):
+    """`--against old.json --json -`, as a nightly job does it, told nothing of the comparison."""
+    nothing = dict.fromkeys(("html", "md", "csv", "jsonl", "job"))
+    arguments = SimpleNamespace(**nothing, json=Path("-"), private=False)
+    measure_cli._write_files(arguments, measured(result("100")), measured(result("100")))
+    out, err = capsys.readouterr()
+    assert json.loads(out)["id"] == "m"
+    assert "decode rate: 20 → 20 tok/s (+0.0 %)" in err
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Only Linux has a file that is always full.")
 def test_a_file_that_cannot_be_written_in_the_end_costs_no_other(arena, suite, tmp_path, capsys):
     page = tmp_path / "report.html"
@@ -188,6 +200,30 @@ def test_stopped_it_keeps_what_is_done_and_is_gone_on_with(arena, suite, capsys)
     assert len(made.lanes[0].repeats) == 4
     with pytest.raises(DeskError, match="complete"):
         desk.resume(listed.id)
+
+
+@pytest.mark.parametrize(
+    ("change", "brought_in", "says"),
+    [
+        ({}, True, "another computer"),
+        ({"contract": "backend-arena-measure/0"}, False, "follows the rules"),
+        ({"machine": {"processor": "Q"}}, False, "another processor"),
+    ],
+)
+def test_repeats_of_two_kinds_are_never_mixed(arena, capsys, change, brought_in, says):
+    """Going on with it would measure the rest on this computer, by these rules, and call it one measurement."""
+    begun = replace(measured(result("100"), machine={"processor": "P"}), status="stopped", **change)
+    (arena.measurements.bring_in if brought_in else arena.measurements.saved)(begun)
+    assert run(arena, "--resume", begun.id) == 2
+    assert says in capsys.readouterr().err
+    assert arena.measurements.measurement(begun.id).lanes == begun.lanes
+
+
+@pytest.mark.parametrize("words", [("--repeats", "five"), ("--repeats", "0"), ("--tune-minutes", "nan")])
+def test_a_number_that_is_none_is_said_to_be_none(arena, capsys, words):
+    with pytest.raises(SystemExit):
+        run(arena, *words)
+    assert f"“{words[1]}” is no" in capsys.readouterr().err
 
 
 def test_tuning_is_kept_told_used_and_taken_back(arena, suite, monkeypatch, capsys):

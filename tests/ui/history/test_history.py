@@ -281,7 +281,7 @@ def test_another_machines_export_can_be_brought_in(page, served, tmp_path):
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Import a file").click()
     chooser.value.set_files(tmp_path / "other.jsonl")
-    expect(page.get_by_text("Imported 1 runs in 1 conversations from laptop.")).to_be_visible()
+    expect(page.get_by_text("Imported 1 run in 1 conversation from laptop.")).to_be_visible()
     expect(page.locator("#history-position")).to_contain_text("of 44")
     expect(items(page).filter(has_text="From afar")).to_contain_text("from laptop")
     with page.expect_file_chooser() as chooser:

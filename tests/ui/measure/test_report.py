@@ -11,7 +11,7 @@ from engines.measure.privacy import without_private
 from engines.measure.records import Case, Measurement
 from tests.ui.accessibility import serious
 from tests.ui.measure import samples
-from ui.measure.board import Board, Column
+from ui.measure.board import Board, Column, lengths
 from ui.measure.charts import Line, crossings_of
 from ui.measure.contract import POINTS
 from ui.measure.report_html import report
@@ -260,3 +260,31 @@ def test_case_names_may_be_odd():
     )
     assert "T<i>" not in report(odd, private=True)
     assert "a<b>" not in report(odd, private=True)
+
+
+def test_a_prompt_that_is_taken_whole_is_as_long_as_the_lanes_counted_it():
+    """“0 → 128 tokens” stood at a person's own prompts."""
+    clear = samples.clear()
+    cases = tuple(dataclasses.replace(case, prompt_tokens=0) for case in clear.suite.cases)
+    text = text_of(report(dataclasses.replace(clear, suite=dataclasses.replace(clear.suite, cases=cases))))
+    assert "Short chat · 128 → 128 tokens" in text
+    assert " 0 → " not in text
+    assert lengths(cases[0]) == "whole prompt → 128"
+
+
+def test_a_repeat_that_was_done_again_got_another_prompt_on_purpose():
+    """The report said that the lanes' token ids differ as soon as one repeat of one lane had been disturbed."""
+    clear = samples.clear()
+    first, *others = clear.lanes
+    again = dataclasses.replace(first.repeats[0], attempt=2, prompt_sha256="c" * 64)
+    disturbed = dataclasses.replace(first.repeats[0], disturbed=True)
+    redone = dataclasses.replace(first, repeats=(disturbed, again, *first.repeats[1:]))
+
+    def said(*lanes):
+        text = text_of(report(dataclasses.replace(clear, lanes=lanes)))
+        return text.partition("hashes of their token ids")[2].partition("How the figures")[0]
+
+    assert "differ" not in said(redone, *others)
+    assert "cccccccccccc…" in said(redone, *others)
+    other = dataclasses.replace(disturbed, prompt_sha256="d" * 64)
+    assert "differ" in said(dataclasses.replace(first, repeats=(other, *first.repeats[1:])), *others)
