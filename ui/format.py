@@ -6,6 +6,7 @@ never a zero, and sizes are decimal (1 GB = 10^9 bytes), as Hugging Face and dis
 
 from __future__ import annotations
 
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -68,6 +69,17 @@ def size(value: float | None) -> str:
             number = value / step
             return f"{number:.2f} {unit}" if unit == "GB" and number < 10 else f"{number:.0f} {unit}"
     return f"{value:.0f} B"
+
+
+def when(moment: str | None) -> str:
+    """A stored moment, by this PC's clock: `22 Nov 2026, 14:03`."""
+    if moment is None:
+        return MISSING
+    try:
+        local = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
+    except (ValueError, OverflowError, OSError):  # an import may hold anything
+        return moment
+    return f"{local.day} {local:%b %Y, %H:%M}"
 
 
 def percent(fraction: float | None) -> str:

@@ -17,6 +17,7 @@ from storage.exchange.harmless import for_terminal
 from storage.filters import VOTES
 from storage.records import Conversation, Filter, Summary
 from storage.store import FILE_NAME, Store, StoreError
+from ui import format as fmt
 from ui.cli import absolute
 
 NOT_FOUND = 1
@@ -116,7 +117,7 @@ def _line(summary: Summary) -> str:
     found = f"\n    {summary.snippet}" if summary.snippet else ""
     failed = f", {summary.failed_runs} failed" if summary.failed_runs else ""
     return for_terminal(
-        f"{summary.id}  {summary.updated_at[:16].replace('T', ' ')}  {title}\n"
+        f"{summary.id}  {fmt.when(summary.updated_at)}  {title}\n"
         f"    {summary.turns} turns, {summary.runs} runs{failed}: {', '.join(summary.targets)}{found}"
     )
 

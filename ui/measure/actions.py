@@ -166,7 +166,7 @@ class Actions:
     def comparable(self) -> list[tuple[str, str]]:
         """(label, id) of everything that can be set beside."""
         return [
-            (f"{row.created_at[:16].replace('T', ' ')} · {model_name(row.model)} · {row.suite}"
+            (f"{fmt.when(row.created_at)} · {model_name(row.model)} · {row.suite}"
              + (f" · {row.imported_from}" if row.imported_from else ""), row.id)
             for row in self.desk.measurements.listed()
         ]  # fmt: skip

@@ -113,8 +113,8 @@ def listed(rows: Sequence[Listed], shown: str, running: str | None) -> str:
     )
 
 
-def _line(row: Listed, shown: bool, running: bool) -> str:
-    when = row.created_at[:16].replace("T", " ")
+def _line(row: Listed, shown: bool, running: bool, deleting: bool) -> str:
+    when = fmt.when(row.created_at)
     name = f"{row.model}, {when}"
     acts = [] if shown else [button("show", "Show", row.id, describes=f"Show {name}")]
     if row.resumable and not running:
