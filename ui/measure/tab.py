@@ -7,6 +7,7 @@ changes by itself is painted into slots (painter.py); what a person does is one 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,8 @@ class _Tab:
             used = [target.engine, target.device, target.precision, target.model]
             return [self._looks_at(view), gr.skip(), used]
         shown = self.actions.do(act, value, looked_at)
+        if act in ("ask-delete", "keep"):
+            return [self._looks_at(view, deleting=value), gr.skip(), gr.skip()]
         changes = {} if shown is None else {"shown": shown}
         return [self._looks_at(view, **changes), self._comparable(), gr.skip()]
 
@@ -275,7 +278,13 @@ class _Tab:
     def _looks_at(self, view: str, **changes: str) -> str:
         """What the browser tab looks at from now on; counted on, so that it asks at once."""
         old = View.of(view)
-        return View(changes.get("shown", old.shown), changes.get("beside", old.beside), old.asked + 1).text()
+        return replace(
+            old,
+            shown=changes.get("shown", old.shown),
+            beside=changes.get("beside", old.beside),
+            deleting=changes.get("deleting", ""),
+            asked=old.asked + 1,
+        ).text()
 
     # --- wiring ----------------------------------------------------------------------------------------
 
