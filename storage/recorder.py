@@ -59,6 +59,11 @@ class Recorder:
         kept = f" {waiting} changes wait in memory and will be saved then." if waiting else ""
         return reason + kept + (f" {lost} more did not fit there and are lost." if lost else "")
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is still to be written."""
+        return bool(self._waiting)
+
     def write(
         self, write: Write, *, key: str | None = None, replaces: str | None = None, size: int = 0
     ) -> None:

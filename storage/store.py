@@ -358,6 +358,13 @@ class Store:
         with self.file.reading() as db:
             return queries.conversation(db, conversation_id)
 
+    def has(self, conversation_id: str) -> bool:
+        """Whether a conversation is in the history, or waits to be written there; False once it is deleted."""
+        with self.file.reading() as db:
+            sql = "SELECT deleted_at IS NULL FROM conversations WHERE id = ?"
+            found = db.execute(sql, [conversation_id]).fetchone()
+        return bool(found[0]) if found else self.recorder.is_waiting
+
     def conversations(self, where: Filter | None = None, *, limit: int = 50, offset: int = 0) -> Page:
         """The history list: pinned first, then newest first."""
         with self.file.reading() as db:

@@ -102,10 +102,10 @@ HANDLERS: Mapping[str, Mapping[frozenset[Role], str]] = {
         "Programs._lanes_now",
     },
     "ui.share.visitor_page": {
-        VISITOR: "VisitorPage._load VisitorPage._send VisitorPage._open VisitorPage._new VisitorPage._edit "
-        "VisitorPage._add VisitorPage._stop_all VisitorPage._unload VisitorPage._chooser.<locals>.choose "
-        "VisitorPage._stopper.<locals>.stop VisitorPage._repeater.<locals>.again "
-        "VisitorPage._remover.<locals>.remove _changes_of.<locals>.changes",
+        VISITOR: "VisitorPage._load VisitorPage._come_back VisitorPage._send VisitorPage._open VisitorPage._new "
+        "VisitorPage._edit VisitorPage._add VisitorPage._stop_all VisitorPage._unload "
+        "VisitorPage._chooser.<locals>.choose VisitorPage._stopper.<locals>.stop "
+        "VisitorPage._repeater.<locals>.again VisitorPage._remover.<locals>.remove _changes_of.<locals>.changes",
     },
     "ui.share.owner_panel": {
         OWNER: "OwnerPanel._toggle OwnerPanel._start OwnerPanel._end OwnerPanel._look OwnerPanel._open_mine "

@@ -71,6 +71,17 @@ def size(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def when(moment: str | None) -> str:
+    """A stored moment, by this PC's clock: `22 Nov 2026, 14:03`."""
+    if moment is None:
+        return MISSING
+    try:
+        local = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
+    except (ValueError, OverflowError, OSError):  # an import may hold anything
+        return moment
+    return f"{local.day} {local:%b %Y, %H:%M}"
+
+
 def percent(fraction: float | None) -> str:
     return MISSING if fraction is None else f"{100 * min(max(fraction, 0.0), 1.0):.0f} %"
 
@@ -78,14 +89,6 @@ def percent(fraction: float | None) -> str:
 def ratio(value: float | None) -> str:
     """How many times as fast: `1.8×`."""
     return MISSING if value is None else f"{value:.1f}×" if value < 10 else f"{value:.0f}×"
-
-
-def moment(stored: str) -> str:
-    """A stored moment (UTC) by this PC's clock, as lines of lists have it: `2026-11-22 14:03`."""
-    try:
-        return f"{datetime.fromisoformat(stored.replace('Z', '+00:00')).astimezone():%Y-%m-%d %H:%M}"
-    except (ValueError, OverflowError, OSError):  # an import may hold anything
-        return stored
 
 
 def text(value: Any) -> str:

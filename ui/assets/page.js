@@ -48,14 +48,27 @@
   }
 
   async function copy(button, text) {
+    button.firstChild.textContent = (await toClipboard(text)) ? "Copied" : "Not copied";
+    setTimeout(() => { button.firstChild.textContent = "Copy"; }, 1500);
+  }
+
+  async function toClipboard(text) {
     try {
       await navigator.clipboard.writeText(text);
-      button.dataset.said = button.dataset.said || button.textContent;
-      button.firstChild.textContent = "Copied";
-    } catch {
-      button.firstChild.textContent = "Press Ctrl+C";
+      return true;
+    } catch { /* over plain http from another machine there is no such thing, but what is selected can be copied */ }
+    const held = document.createElement("textarea"), focused = document.activeElement;
+    held.value = text;
+    held.setAttribute("readonly", "");
+    held.style.cssText = "position: fixed; top: 0; opacity: 0";
+    document.body.append(held);
+    held.select();
+    try {
+      return document.execCommand("copy");
+    } finally {
+      held.remove();
+      focused?.focus({ preventScroll: true });
     }
-    setTimeout(() => { button.firstChild.textContent = "Copy"; }, 1500);
   }
 
   function setDark(dark) {
@@ -63,34 +76,64 @@
     try { localStorage.setItem("backend-arena-theme", dark ? "dark" : "light"); } catch { /* private window */ }
   }
 
+  /* On paper it is always light. */
+  let darkOnScreen = false;
+  addEventListener("beforeprint", () => {
+    darkOnScreen = document.body.classList.contains("dark");
+    document.body.classList.remove("dark");
+  });
+  addEventListener("afterprint", () => { document.body.classList.toggle("dark", darkOnScreen); });
+
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
     if (["send", "first-run"].includes(button.id)) press(button.id);
     if (button.id === "theme-switch") setDark(!document.body.classList.contains("dark"));
+    else if (button.dataset.press) document.getElementById(button.dataset.press)?.click();
     else if (button.classList.contains("copy-code")) copy(button, button.closest(".md-code").querySelector("code").textContent);
     else if (button.classList.contains("copy-reply")) copy(button, button.closest(".reply").querySelector("template").content.textContent);
   });
 
+  // Enter and Escape of somebody who is choosing characters (Japanese, Chinese, Korean …) belong to that choice.
+  const composes = (event) => event.isComposing || event.keyCode === 229;
+
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && event.target.closest?.("#prompt")) press();
+    if (event.key !== "Enter" || event.shiftKey || composes(event) || !event.target.closest?.("#prompt")) return;
+    if (event.repeat || isUnderway()) ignore(event);
+    else press();
   }, true);
 
+  /* One press, one prompt: another click or a held key comes while it is on its way, and the second click of a double
+     click would meet Stop all, which has taken Send's place. Clicks by the page itself are not meant. */
+  document.addEventListener("click", (event) => {
+    const button = event.isTrusted ? event.target.closest?.("#send, #stop-all") : null;
+    if (!button) return;
+    if (seconds() - clickedAt < DOUBLE_CLICK_S || (button.id === "send" && isUnderway())) ignore(event);
+    else if (button.id === "send") clickedAt = seconds();
+  }, true);
+
+  function ignore(event) {
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }
+
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || event.defaultPrevented) return;
+    if (event.key !== "Escape" || event.defaultPrevented || composes(event)) return;
     if (event.target.closest && event.target.closest("[role=listbox], .options-list, [aria-expanded=true]")) return;
-    if (document.querySelector(".now .growing")) document.getElementById("stop-all")?.click();
+    const stop = document.getElementById("stop-all");
+    if (stop?.offsetParent && document.querySelector(".now .growing")) stop.click(); // not from another tab
   });
 
+  /* A file may be dropped anywhere on the Compare tab. Elsewhere, too, the browser must not leave the page for it. */
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
-      const composer = event.target.closest?.(".composer");
-      document.querySelector(".composer")?.classList.toggle("dropping", kind === "dragover" && !!composer);
-      if (!composer || !event.dataTransfer?.types?.includes("Files")) return;
+      if (!event.dataTransfer?.types?.includes("Files")) return;
       event.preventDefault();
-      if (kind !== "drop" || !event.dataTransfer.files.length) return;
-      const input = composer.querySelector("input[type=file]");
-      if (!input) return;
+      const composer = document.querySelector(".composer");
+      const input = composer?.offsetParent ? composer.querySelector("input[type=file]") : null;
+      composer?.classList.toggle("dropping", kind === "dragover" && !!input);
+      if (!input) event.dataTransfer.dropEffect = "none";
+      if (kind !== "drop" || !input || !event.dataTransfer.files.length) return;
       const files = new DataTransfer();
       files.items.add(event.dataTransfer.files[0]);
       input.files = files.files;
@@ -177,6 +220,9 @@
      it best, to half the time it took. */
   let clock = null, pressed = null, expecting = 0;
   const EXPECTING_S = 3;
+  let clickedAt = -Infinity, sentAt = -Infinity, isAnswered = true; // of the prompt sent last
+  const DOUBLE_CLICK_S = 0.5, ANSWERED_WITHIN_S = 5;
+  const isUnderway = () => !isAnswered && seconds() - sentAt < ANSWERED_WITHIN_S;
   const seconds = () => performance.now() / 1000;
 
   function setClock(asked, now) {
@@ -189,7 +235,11 @@
     const text = button === "send" ? box()?.value : null;
     if (text) keepDraft({ text, pressed: PAGE, prompts: prompts() });
     // The server begins long before the browser is through with the event: ask until it has, or does not want to.
-    if (text?.trim()) { expecting = pressed + EXPECTING_S; ask(); }
+    if (!text?.trim()) return;
+    sentAt = pressed;
+    isAnswered = false;
+    expecting = pressed + EXPECTING_S;
+    ask();
   }
 
   function sending(values) {
@@ -207,6 +257,7 @@
   /* After the server has answered to a prompt: what it has taken, it has emptied the box of. An Enter in the empty box
      of a page that is still loading says nothing of what was typed before. */
   function taken() {
+    isAnswered = true;
     const draft = readDraft();
     if (!box()?.value && draft?.pressed === PAGE && draft.handed) keepDraft(null);
     ask();
@@ -226,7 +277,10 @@
 
   /* A server that was started again may want to see this browser at its door first, or have it log in. One that still
      cannot be asked is another version of the app: then the whole page is loaded anew, with what was being typed. */
+  const LOST = '<p class="notice error" role="alert">Backend Arena does not answer: it has ended, or the line to it is down. ' +
+    "What you type stays here; when it is back, this page goes on by itself.</p>";
   const DRAFT = "backend-arena-draft";
+  const LOST_AFTER = 3; // questions without an answer: some two seconds
   let reloaded = false;
 
   async function comeIn() {
@@ -302,8 +356,9 @@
       takeDraft();
       return answer;
     } catch (error) {
-      everything = true;
+      everything = true; // the notice of the loss goes with it
       failures += 1;
+      if (failures === LOST_AFTER) { slots.notices = LOST; drawAll(); }
       await comeIn();
       await new Promise((done) => setTimeout(done, Math.min(5000, 300 * failures)));
       return { running: failures < 20 };

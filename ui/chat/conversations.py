@@ -92,6 +92,8 @@ class Talk:
     turns: list[TalkTurn] = field(default_factory=list)
     version: int = 0
     """Grows when a turn is added or replaced, or a vote is cast."""
+    blind: bool = False
+    """Nobody has voted yet on what was asked without the backends' names: whoever opens it sees none, either."""
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, live_turn: LiveTurn, replaces_turn_id: str | None = None) -> TalkTurn:

@@ -39,6 +39,7 @@ SAVE_EVERY_S = 0.7
 LONGEST_PROMPT_CHARACTERS = 4_000_000
 MOST_PANELS = 6
 FORGOTTEN = "What was said before in this conversation was not kept, so the backends know only this prompt."
+DELETED = "This conversation was deleted from the history. Undo that there, or start a new conversation."
 PANELS = tuple(range(1, MOST_PANELS + 1))
 """Their numbers: on the page, in the log, on the command line."""
 KEPT_CONVERSATIONS = 200
@@ -104,6 +105,8 @@ class Turns:
         """
         _check(prompt, panels, mode)
         settings.check()
+        if conversation_id:
+            self._must_be_there(conversation_id)
         conversation_id = conversation_id or self._new_conversation(prompt, owner)
         with self._one_at_a_time(conversation_id):
             busy = self._busy_panels(conversation_id)
@@ -190,6 +193,7 @@ class Turns:
         return self._again(turn, panel, None, continues=True)
 
     def _again(self, turn: LiveTurn, panel: int, target: Target | None, continues: bool) -> LiveRun:
+        self._must_be_there(turn.conversation_id)
         with self._one_at_a_time(turn.conversation_id):
             before = turn.run_of(panel)
             if before is None or not before.done.is_set():
@@ -232,6 +236,12 @@ class Turns:
             with self._lock:
                 self._starting.discard(conversation_id)
                 self._lock.notify_all()
+
+    def _must_be_there(self, conversation_id: str) -> None:
+        """Raise TurnError where the conversation was deleted meanwhile: what came to it now would go with it."""
+        with contextlib.suppress(StoreError):
+            if conversation_id not in self._unlogged and not self._store.has(conversation_id):
+                raise TurnError(DELETED)
 
     def _busy_panels(self, conversation_id: str) -> set[int]:
         """Panels in which a reply is still being written."""

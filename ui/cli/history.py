@@ -127,7 +127,7 @@ def _line(summary: Summary) -> str:
     found = f"\n    {summary.snippet}" if summary.snippet else ""
     failed = f", {summary.failed_runs} failed" if summary.failed_runs else ""
     return for_terminal(
-        f"{summary.id}  {fmt.moment(summary.updated_at)}  {title}\n"
+        f"{summary.id}  {fmt.when(summary.updated_at)}  {title}\n"
         f"    {fmt.counted(summary.turns, 'turn')}, {fmt.counted(summary.runs, 'run')}{failed}: "
         f"{', '.join(summary.targets)}{found}"
     )

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ui import format as fmt
 from ui.api.keys import ApiKeys
 from ui.cli import absolute
 
@@ -51,8 +52,8 @@ def _list(keys: ApiKeys, arguments: argparse.Namespace) -> int:
         print(json.dumps({"required": keys.required, "keys": shown}, indent=2))
         return 0
     for key in known:
-        used = f"last used {key.last_used_at}" if key.last_used_at else "never used"
-        print(f"{key.name}  …{key.hint}  made {key.created_at}, {used}")
+        used = f"last used {fmt.when(key.last_used_at)}" if key.last_used_at else "never used"
+        print(f"{key.name}  …{key.hint}  made {fmt.when(key.created_at)}, {used}")
     wanted = "A key is wanted from everybody." if keys.required else "On this computer none is needed."
     print(f"{len(known)} keys. {wanted}")
     return 0

@@ -140,6 +140,7 @@ class Actions:
             return False
         self._desk.talks.started(turn, page.editing)
         page.conversation_id, page.editing = turn.conversation_id, None
+        self.set_blind(page, page.blind)
         page.notice = Notice(turn.notice, "warn") if turn.notice else None
         return True
 
@@ -239,30 +240,43 @@ class Actions:
             page.notice = Notice("That conversation is not in the history of this PC.", "warn")
             return False
         self.new_conversation(page)
-        page.conversation_id = conversation_id
+        page.conversation_id, page.blind = conversation_id, talk.blind
         panels = sorted({run.panel for turn in talk.turns for run in turn.runs})
         for turn in talk.turns:
             page.targets.update({run.panel: run.target for run in turn.runs if run.panel in PANELS})
         page.shown = [panel for panel in panels if panel in PANELS] or page.shown
         return True
 
-    def edit_last(self, page: Page) -> str | None:
-        """Text of the last prompt, to be changed and sent again; None when there is none."""
+    def edit_last(self, page: Page, typed: str = "") -> str | None:
+        """Text of the last prompt, to be changed and sent again; None when there is none.
+
+        While it is being edited: leave it as it is; what was `typed` before the editing began.
+        """
+        if page.editing:
+            page.editing = None
+            return page.unsent
         talk = self._desk.talk(page)
         latest = talk.latest() if talk else None
         if latest is None:
             page.notice = Notice("There is no prompt to edit yet.")
             return None
         page.notice = None
-        page.editing = latest.turn_id
+        page.editing, page.unsent = latest.turn_id, typed
         return latest.prompt
+
+    def set_blind(self, page: Page, blind: bool) -> None:
+        """Hide the names here and wherever the conversation is opened, a reload included; or show them."""
+        page.blind = blind
+        if talk := self._desk.talk(page):
+            talk.blind = blind
 
     def vote(self, page: Page, winner: str) -> None:
         talk = self._desk.talk(page)
         latest = talk.latest() if talk else None
         if latest is None or winner not in {"tie", "none", *map(str, latest.panels())}:
             return
-        was_blind, page.blind = page.blind, False
+        was_blind = page.blind
+        self.set_blind(page, False)
         latest.vote = winner
         if talk is not None:
             talk.touched()

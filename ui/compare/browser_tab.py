@@ -67,7 +67,11 @@ class Page:
     """The one panel that prompts go to; None: all that are shown."""
     editing: str | None = None
     """Turn whose prompt is being edited: the next prompt replaces it."""
+    unsent: str = ""
+    """What stood in the box when the editing began."""
     notice: Notice | None = None
+    is_guess: bool = False
+    """The panels were chosen before the engines had said what they can use here."""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     """What the browser calls this page by when it asks what has changed."""
     painted: dict[str, str] = field(default_factory=dict)
@@ -146,7 +150,7 @@ class Desk:
         offer = self.offer()
         saved = panels_from_json(self.setting("compare.panels"), offer)
         shown = saved or dict(enumerate(self._first_targets(offer), start=1))
-        return Page(fill_up(shown, offer), sorted(shown) or [1])
+        return Page(fill_up(shown, offer), sorted(shown) or [1], is_guess=offer.probing)
 
     def _first_targets(self, offer: Offer) -> list[Target]:
         """One panel per engine; the lane that was chosen for the bundled model (Measure, “Use it”) first."""

@@ -25,6 +25,16 @@ const start = () => window.backendArena
 start();
 """
 """Hands the page's script what it needs to ask for changes, as soon as it is there."""
+READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
+SENDING = "(...values) => window.backendArena?.sending(values) || [...values.slice(0, -1), '']"
+"""Puts what the browser alone knows in the place of the last value."""
+TAKEN = "() => { window.backendArena?.taken(); }"
+"""Says that the server has answered to a prompt, and asks at once for what that has changed."""
+LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; window.backendArena?.ask(); }"
+"""Says, for whoever drives the page, that nothing of its loading will change it any more, and asks what runs."""
+ASK_NOW = "() => { window.backendArena?.ask(); }"
+WRITE_NOW = "() => { document.querySelector('#prompt textarea')?.focus(); window.backendArena?.ask(); }"
+"""The same, and the person goes on writing."""
 ALL_PANELS = "all"
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
 

@@ -25,6 +25,12 @@ LONG_TEXT_CHARS = 12_000
 """Beyond this a growing reply is drawn twice a second instead of fifteen times."""
 
 
+_EDITING = (
+    '<p class="notice info">You are editing the last prompt: Send replaces it and its replies. '
+    '<button type="button" class="in-text" data-press="edit-last">Leave it as it is</button></p>'
+)
+
+
 class Painter:
     """Works out what a tab has to show."""
 
@@ -136,12 +142,9 @@ class Painter:
         trouble = self._desk.trouble()
         if trouble:
             notices.append(Notice(f"The history is not being written: {trouble}", "error"))
-        if page.editing:
-            notices.append(
-                Notice("You are editing the last prompt: Send replaces it and its replies.", "info")
-            )
         notices += [Notice(text, "warn") for text in self._sharing(page)] if not page.blind else []
-        return "".join(f'<p class="notice {n.kind}">{fmt.text(n.text)}</p>' for n in notices)
+        said = [f'<p class="notice {n.kind}">{fmt.text(n.text)}</p>' for n in notices]
+        return "".join([*said, _EDITING] if page.editing else said)
 
     def _sharing(self, page: Page) -> list[str]:
         offer = self._desk.offer()

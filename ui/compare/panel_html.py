@@ -97,6 +97,7 @@ def _progress(progress: Progress | None) -> tuple[str | None, float | None]:
 
 
 def head(panel: int, target: Target, naming: Naming, state: PanelState, view: RunView | None) -> str:
+    name = fmt.text(naming.engine(panel, target))
     memory = f'<span class="mem">{fmt.size(state.memory_bytes)}</span>' if state.memory_bytes else ""
     under = naming.full(panel, target).removeprefix(naming.engine(panel, target)).removeprefix(" · ")
     if target.model == DEMO_MODEL and not naming.hidden:
@@ -106,7 +107,7 @@ def head(panel: int, target: Target, naming: Naming, state: PanelState, view: Ru
     return (
         f'<div class="ph" data-phase="{state.phase}" data-panel="{panel}">'
         f'<div class="ph-row"><span class="badge p{panel}" aria-hidden="true">{panel}</span>'
-        f'<h2 class="ph-title"><span class="sr">Panel {panel}: </span>{fmt.text(naming.engine(panel, target))}</h2>'
+        f'<h2 class="ph-title" title="{name}"><span class="sr">Panel {panel}: </span>{name}</h2>'
         f'<span class="chip chip-{state.phase}">{fmt.text(state.label)}</span></div>'
         f'<p class="ph-sub"><span class="ph-target" title="{fmt.text(under)}">{fmt.text(under)}</span>{memory}</p>'
         f"{_bar(state)}{figures(view, naming.hidden)}</div>"

@@ -21,23 +21,27 @@ from storage.store import Store
 from ui import format as fmt
 from ui.chat.turns import Turns
 from ui.compare.actions import Actions, fields_of, read_attachment, told_by_browser
-from ui.compare.browser_tab import PANELS, Desk, Notice, Page
-from ui.compare.components import ALL_PANELS, EXAMPLES, SAMPLING, PanelParts, Parts, build_parts
+from ui.compare.browser_tab import PANELS, Desk, Notice, Page, fill_up
+from ui.compare.components import (
+    ALL_PANELS,
+    ASK_NOW,
+    EXAMPLES,
+    LOADED,
+    READ_ADDRESS,
+    SAMPLING,
+    SENDING,
+    TAKEN,
+    WRITE_NOW,
+    PanelParts,
+    Parts,
+    build_parts,
+)
 from ui.compare.model_menu import ModelMenu
 from ui.compare.offer import ignored_settings
 from ui.compare.painter import Painter
 from ui.compare.summary_html import lines, pair_difference
 from ui.compare.welcome import welcome_text
 from ui.models.background import ModelWork
-
-READ_ADDRESS = "() => new URLSearchParams(window.location.search).get('c') || ''"
-SENDING = "(...values) => window.backendArena?.sending(values) || [...values.slice(0, -1), '']"
-"""Puts what the browser alone knows in the place of the last value."""
-TAKEN = "() => { window.backendArena?.taken(); }"
-"""Says that the server has answered to a prompt, and asks at once for what that has changed."""
-LOADED = "() => { document.getElementById('live').dataset.loaded = 'yes'; window.backendArena?.ask(); }"
-"""Says, for whoever drives the page, that nothing of its loading will change it any more, and asks what runs."""
-ASK_NOW = "() => { window.backendArena?.ask(); }"
 
 
 def build(
@@ -161,16 +165,13 @@ class Compare:
         loaded = [*outputs, *parts.settings(), *self._settled()]
         first = demo.load(self._load, parts.conversation, loaded, js=READ_ADDRESS, **_QUIET)
         welcome = [parts.welcome, parts.welcome_text]
-        probed = first.then(
-            self._probe,
-            None,
-            [*self._layout_outputs(), *welcome, *self.models.after_turn_outputs()],
-            **_QUIET,
-        )
+        known = [*self._layout_outputs(), *welcome, *self.models.after_turn_outputs()]
+        probed = first.then(self._probe, None, known, **_QUIET)
         probed.then(None, None, None, js=LOADED, api_visibility="private")
         demo.unload(self._unload)
         back = parts.live.retry(self._come_back, parts.conversation, outputs, js=READ_ADDRESS, **_QUIET)
         self._then_show(back)
+        self._then_show(back.then(self._probe, None, known, **_QUIET))
 
     def _load(self, conversation_id: str, request: gr.Request) -> list[Any]:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())
@@ -203,17 +204,18 @@ class Compare:
 
     def _probe(self, request: gr.Request) -> list[Any]:
         """What the engines say, once they have; the welcome, and the offer of a real model where it is due."""
-        was_unknown = self.desk.offer().probing
         self.desk.manager.availability()
         page = self.desk.page(request)
+        was_unknown, page.is_guess = page.is_guess, False
         if was_unknown and page.conversation_id is None and not self.desk.setting("compare.panels"):
             fresh = self.desk.fresh_page()
             page.targets, page.shown = fresh.targets, fresh.shown
         elif was_unknown:
-            page.targets = {
-                p: self.desk.offer().settle(t.engine, t.device, t.precision, t.model)
-                for p, t in page.targets.items()
+            offer = self.desk.offer()
+            settled = {
+                p: offer.settle(t.engine, t.device, t.precision, t.model) for p, t in page.chosen().items()
             }
+            page.targets = fill_up(settled, offer)
         # What was known when the page was loaded stands there already.
         layout = self._layout(page) if was_unknown else [gr.skip()] * len(self._layout_outputs())
         return [*layout, *self._welcome(page), *self.models.after_turn(page)]
@@ -277,7 +279,7 @@ class Compare:
                 None,
                 None,
                 parts.prompt,
-                js=f"() => {text!r}",
+                js=f"() => {{ document.querySelector('#prompt textarea')?.focus(); return {text!r}; }}",
                 show_progress="hidden",
                 api_visibility="private",
             )
@@ -372,7 +374,8 @@ class Compare:
         parts, actions, layout = self.parts, self.actions, self._layout_outputs()
         self._then_show(parts.add.click(self._relaying(actions.add_panel), None, layout, **_QUIET))
         self._then_show(parts.new.click(self._relaying(actions.new_conversation), None, layout, **_QUIET))
-        self._then_show(parts.edit.click(self._edit, None, parts.prompt, **_QUIET))
+        edited = parts.edit.click(self._edit, parts.prompt, parts.prompt, **_QUIET)
+        edited.then(None, None, None, js=WRITE_NOW, api_visibility="private")
         self._then_show(parts.blind.input(self._set_blind, parts.blind, layout, **_QUIET))
         parts.sets_button.click(self._toggle_sets, parts.set_name, [parts.sets, parts.set_name], **_QUIET)
         self._then_show(parts.save_set.click(self._save_set, parts.set_name, parts.set_name, **_QUIET))
@@ -380,15 +383,16 @@ class Compare:
         used = parts.use_set.click(self._use_set, parts.set_name, layout, **_QUIET)
         self._then_show(used)
 
-    def _edit(self, request: gr.Request) -> Any:
-        text = self.actions.edit_last(self.desk.page(request))
+    def _edit(self, typed: str, request: gr.Request) -> Any:
+        text = self.actions.edit_last(self.desk.page(request), typed or "")
         return gr.skip() if text is None else text
 
     def _set_blind(self, blind: bool, request: gr.Request) -> list[Any]:
         page = self.desk.page(request)
-        page.blind = bool(blind)
         if blind:
             self.actions.new_conversation(page)
+        self.actions.set_blind(page, bool(blind))
+        if blind:
             page.notice = Notice("Blind: the backends are shuffled and stay hidden until you vote on a turn.")
         else:
             page.notice = None

@@ -6,7 +6,6 @@ Replies are rendered by the same Markdown renderer as on the Compare tab, so a c
 from __future__ import annotations
 
 import re
-from datetime import datetime
 
 from storage.filters import fts_query, words
 from storage.records import Conversation, Page, Run, Summary, Turn
@@ -21,14 +20,8 @@ SHOWN_TURNS = 30
 
 
 def when(moment: str | None) -> str:
-    """A stored moment by this PC's clock: `22 Nov 2026, 14:03`."""
-    if moment is None:
-        return fmt.MISSING
-    try:
-        local = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone()
-    except (ValueError, OverflowError, OSError):  # an import may hold anything
-        return fmt.text(moment)
-    return f"{local.day} {local:%b %Y, %H:%M}"
+    """A stored moment by this PC's clock, safe for HTML."""
+    return fmt.text(fmt.when(moment))
 
 
 # --- the list ----------------------------------------------------------------------------------------------

@@ -6,16 +6,16 @@ first, then plain functions, then the wiring. What goes wrong with the file is s
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.context import Context
 
 from storage import housekeeping, queries
 from storage.codec import readable
@@ -25,6 +25,7 @@ from storage.records import Filter
 from storage.store import Store, StoreError
 from ui import format as fmt
 from ui.history import conversation_html as view
+from ui.tabs import on_show
 
 ANY = "Any"
 STATUSES = [
@@ -244,7 +245,7 @@ class _Tab:
             offset,
             gr.update(interactive=offset > 0),
             gr.update(interactive=page.more or offset + len(page.summaries) < page.total),
-            _notice(self.store.trouble),
+            _notice(self.store.trouble) or _notice(_no_day(*chosen[-2:]), "warn"),
         ]
 
     def _first_page(self, *chosen: str) -> list[Any]:
@@ -480,17 +481,6 @@ class _Tab:
         )
 
 
-def on_show(attach: Callable[[Callable[..., Any]], Any]) -> None:
-    """Attach to what shows this part of the page: the surrounding tab's selection, without one the page's load.
-
-    A tab that nobody looks at costs the page's load nothing.
-    """
-    block = Context.block
-    while block is not None and not isinstance(block, gr.Tab):
-        block = block.parent
-    attach(Context.root_block.load if block is None else block.select)
-
-
 def _with_event(function: Callable[[gr.EventData], list[Any]]) -> Callable[[gr.EventData], list[Any]]:
     """`told` hides the annotation by which Gradio hands over the event, so this one spells it out."""
 
@@ -511,12 +501,24 @@ def _download(path: Path) -> Any:
 
 
 def _day(text: str | None) -> str | None:
-    """A day as it was typed; None while it is not complete."""
+    """A day as it was typed, `2026-1-5` too; None while it is not complete."""
     try:
-        return date.fromisoformat((text or "").strip()).isoformat()
+        return datetime.strptime((text or "").strip(), "%Y-%m-%d").date().isoformat()
     except ValueError:
         return None
 
 
-def _notice(trouble: str | None) -> str:
-    return f'<p class="notice error" role="alert">{fmt.text(trouble)}</p>' if trouble else ""
+_BEGUN_DAY = re.compile(r"(\d{1,4}(-\d{0,2}(-\d?)?)?)?")
+
+
+def _no_day(*texts: str | None) -> str | None:
+    """What to tell somebody who typed what cannot become a day; None where there is nothing to tell."""
+    typed = [(text or "").strip() for text in texts]
+    wrong = next((text for text in typed if not _day(text) and not _BEGUN_DAY.fullmatch(text)), None)
+    return (
+        wrong and f"“{fmt.shorten(wrong, 20)}” is not a day, so nothing is filtered by it. Write 2026-01-31."
+    )
+
+
+def _notice(text: str | None, kind: str = "error") -> str:
+    return f'<p class="notice {kind}" role="alert">{fmt.text(text)}</p>' if text else ""

@@ -16,8 +16,9 @@ from storage.codec import readable
 from storage.records import Filter
 from storage.store import Store, StoreError
 from storage.trends import METRICS, Trend, trend
-from ui.history.tab import on_show, told
+from ui.history.tab import told
 from ui.history.trends_svg import top_value, trend_html
+from ui.tabs import on_show
 
 ALL = ""
 _QUIET = {"show_progress": "hidden"}

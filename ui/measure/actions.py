@@ -167,7 +167,7 @@ class Actions:
     def comparable(self) -> list[tuple[str, str]]:
         """(label, id) of everything that can be set beside."""
         return [
-            (f"{fmt.moment(row.created_at)} · {model_name(row.model)} · {row.suite}"
+            (f"{fmt.when(row.created_at)} · {model_name(row.model)} · {row.suite}"
              + (f" · {row.imported_from}" if row.imported_from else ""), row.id)
             for row in self.desk.measurements.listed()
         ]  # fmt: skip

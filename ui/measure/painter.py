@@ -12,7 +12,7 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from engines.measure.records import Measurement, Watch
@@ -46,6 +46,8 @@ class View:
     """Id of the one it is compared with; empty: none."""
     asked: int = 0
     """Counts what the person did, so that every act is a change that the browser asks after."""
+    deleting: str = ""
+    """Id of the measurement of which the person is asked whether it is to be deleted for good; empty: none."""
 
     @classmethod
     def of(cls, text: Any) -> View:
@@ -60,10 +62,11 @@ class View:
             str(known.get("shown") or "")[:64],
             str(known.get("beside") or "")[:64],
             asked if isinstance(asked, int) else 0,
+            str(known.get("deleting") or "")[:64],
         )
 
     def text(self) -> str:
-        return json.dumps({"shown": self.shown, "beside": self.beside, "asked": self.asked})
+        return json.dumps(asdict(self))
 
 
 class Painter:
@@ -110,7 +113,10 @@ class Painter:
         yield (
             "list",
             progress.listed(
-                listed, view.shown or (watch.measurement.id if watch else ""), self._running(watch)
+                listed,
+                view.shown or (watch.measurement.id if watch else ""),
+                self._running(watch),
+                view.deleting,
             ),
         )
         measurement = self._measurement(view, watch, listed)

@@ -97,11 +97,11 @@ def ended(watch: Watch) -> str:
 # --- all measurements --------------------------------------------------------------------------------------
 
 
-def listed(rows: Sequence[Listed], shown: str, running: str | None) -> str:
-    """Every measurement with what can be done with it."""
+def listed(rows: Sequence[Listed], shown: str, running: str | None, deleting: str = "") -> str:
+    """Every measurement with what can be done with it; `deleting`: the one whose deletion has been asked for."""
     if not rows:
         return '<p class="hist-empty">No measurement yet. Choose lanes above and start one.</p>'
-    lines = "".join(_line(row, row.id == shown, row.id == running) for row in rows)
+    lines = "".join(_line(row, row.id == shown, row.id == running, row.id == deleting) for row in rows)
     head = "".join(
         f'<th scope="col">{title}</th>' for title in ("Started", "Model", "Suite", "State", "From")
     )
@@ -113,14 +113,14 @@ def listed(rows: Sequence[Listed], shown: str, running: str | None) -> str:
     )
 
 
-def _line(row: Listed, shown: bool, running: bool) -> str:
-    when = fmt.moment(row.created_at)
+def _line(row: Listed, shown: bool, running: bool, deleting: bool) -> str:
+    when = fmt.when(row.created_at)
     name = f"{row.model}, {when}"
     acts = [] if shown else [button("show", "Show", row.id, describes=f"Show {name}")]
     if row.resumable and not running:
         acts.append(button("resume", "Go on", row.id, describes=f"Go on with {name}"))
     if not running:
-        acts.append(button("delete", "Delete", row.id, describes=f"Delete {name}"))
+        acts += _deleting(row.id, name) if deleting else [_delete(row.id, name)]
     state = "running" if running else row.status
     if row.resumable and not running and state in UNDER_WAY:
         state = "interrupted"  # the app that ran it is gone
@@ -130,6 +130,19 @@ def _line(row: Listed, shown: bool, running: bool) -> str:
         f'<tr{current}><th scope="row">{fmt.text(when)}</th>{"".join(f"<td>{fmt.text(cell)}</td>" for cell in cells)}'
         f'<td class="ms-acts">{"".join(acts)}</td></tr>'
     )
+
+
+def _delete(measurement_id: str, name: str) -> str:
+    return button("ask-delete", "Delete…", measurement_id, describes=f"Delete {name}")
+
+
+def _deleting(measurement_id: str, name: str) -> list[str]:
+    """What took an hour is not gone by one click."""
+    return [
+        '<span role="alert">Delete it for good?</span>',
+        button("delete", "Yes, delete", measurement_id, kind="danger", describes=f"Yes, delete {name}"),
+        button("keep", "Keep", describes=f"Keep {name}"),
+    ]
 
 
 # --- use it ------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ changes by itself is painted into slots (painter.py); what a person does is one 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ui.measure.actions import Actions, Refused
 from ui.measure.desk import Desk, DeskError
 from ui.measure.files import FORMATS
 from ui.measure.painter import Painter, View
+from ui.tabs import tab_around
 
 ATTEND = """
 const start = () => window.backendArena?.attend
@@ -245,6 +247,8 @@ class _Tab:
             target = self.actions.use(looked_at, value)
             used = [target.engine, target.device, target.precision, target.model]
             return [self._looks_at(view), gr.skip(), used]
+        if act in ("ask-delete", "keep"):
+            return [self._looks_at(view, deleting=value), gr.skip(), gr.skip()]
         shown = self.actions.do(act, value, looked_at)
         changes = {} if shown is None else {"shown": shown}
         return [self._looks_at(view, **changes), self._comparable(), gr.skip()]
@@ -275,7 +279,13 @@ class _Tab:
     def _looks_at(self, view: str, **changes: str) -> str:
         """What the browser tab looks at from now on; counted on, so that it asks at once."""
         old = View.of(view)
-        return View(changes.get("shown", old.shown), changes.get("beside", old.beside), old.asked + 1).text()
+        return replace(
+            old,
+            shown=changes.get("shown", old.shown),
+            beside=changes.get("beside", old.beside),
+            deleting=changes.get("deleting", ""),
+            asked=old.asked + 1,
+        ).text()
 
     # --- wiring ----------------------------------------------------------------------------------------
 
@@ -285,7 +295,7 @@ class _Tab:
         said = [self.about, self.estimate, self.file]
         rest = [self.suite, self.own, self.repeats]
         opened = told(self._open)
-        tab = _tab_around()
+        tab = tab_around()
         if tab is not None:
             tab.select(opened, choice, [self.model, *both, *said], **_QUIET)
             tab.select(self._comparable, None, self.beside, **_QUIET)
@@ -331,13 +341,3 @@ def _rpc(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[s
 def _slot(name: str) -> gr.HTML:
     """A place that page.js draws into; Gradio itself never changes it."""
     return gr.HTML(f'<div class="slot" data-slot="measure-{name}"></div>', js_on_load=None)
-
-
-def _tab_around() -> gr.Tab | None:
-    """The Tab that is being built."""
-    from gradio.context import Context
-
-    block = Context.block
-    while block is not None and not isinstance(block, gr.Tab):
-        block = block.parent
-    return block

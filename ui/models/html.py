@@ -65,7 +65,7 @@ def parameters(row: Row) -> str:
     """`3.8 B`, `494 M`, or nothing where it is not known."""
     if not row.parameters:
         return ""
-    return f"{row.parameters / 1e9:.1f} B" if row.parameters >= 1e9 else f"{row.parameters / 1e6:.0f} M"
+    return f"{row.parameters / 1e9:.1f} B" if row.parameters >= 999.5e6 else f"{row.parameters / 1e6:.0f} M"
 
 
 def _words(row: Row) -> str:

@@ -23,6 +23,7 @@ from engines.protocol import ProtocolError, Target
 from ui import format as show
 from ui.models import html
 from ui.models.background import ModelWork, format_choices
+from ui.tabs import on_show
 
 _TRUST = (
     "<p>Some models bring Python code of their own. If you allow it, that code runs on this computer with your "
@@ -126,7 +127,7 @@ class ModelsTab:
         self._library, self._manager, self._work = library, manager, work
         self._get, self._one, self._here = _getting(), _one_format(), _here()
         self._timer = gr.Timer(0.5)  # fills the lists at first, then ticks only while something is at work
-        self._seen = gr.State(-1)
+        self._seen = gr.State((-1, 0))
         self._wire()
 
     def _backends(self, model: str) -> tuple[Backend, ...]:
@@ -196,10 +197,12 @@ class ModelsTab:
             return [gr.update(value=model), self._plan_all(model), gr.skip(), gr.skip(), gr.skip()]
         return [gr.update(value=model), "", *self._start(model, [on], False)]
 
-    def _tick(self, last: int) -> list[Any]:
+    def _tick(self, seen: tuple[int, int]) -> list[Any]:
+        """`seen`: the marks of the work and of what is here that the lists were last filled at."""
         view = self._work.view()
-        lists = self._lists() if view.version != last else [gr.skip()] * 4
-        return [html.progress(view), *_running(view.running), view.version, *lists]
+        now = (view.version, seen[1] if view.running else self._library.stamp())
+        lists = self._lists() if now != seen else [gr.skip()] * 4
+        return [html.progress(view), *_running(view.running), now, *lists]
 
     def _ask_trust(self, name: str | None) -> list[Any]:
         name = (name or "").strip()
@@ -306,7 +309,10 @@ class ModelsTab:
         one.trust_yes.click(self._confirm_trust, one.trust_question, trusting, **_QUIET)
         one.trust_no.click(self._withdraw_trust, get.model, trusting, **_QUIET)
         one.show_log.click(self._library.latest_log, None, one.log, **_QUIET)
-        self._timer.tick(self._tick, self._seen, [*watching, self._seen, *lists], **_QUIET)
+        ticked = [*watching, self._seen, *lists]
+        self._timer.tick(self._tick, self._seen, ticked, **_QUIET)
+        # What was begun elsewhere meanwhile (the offer on Compare, another window) is shown and can be stopped here.
+        on_show(lambda listen: listen(self._tick, self._seen, ticked, **_QUIET))
         here.refresh.click(self._lists, None, lists, **_QUIET)
         here.remove.click(self._ask_remove, here.entry, [here.confirm, here.question], **_QUIET)
         here.yes.click(self._remove, here.entry, [here.confirm, here.imported, *lists], **_QUIET)

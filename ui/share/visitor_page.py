@@ -19,9 +19,19 @@ from ui import format as fmt
 from ui.access import Login, NotAllowedError, authorise, who
 from ui.chat.settings import Settings
 from ui.chat.turns import TurnError, Turns
-from ui.compare.actions import Actions, settings_from
+from ui.compare.actions import Actions, settings_from, told_by_browser
 from ui.compare.browser_tab import Desk, Notice, Page, fill_up
-from ui.compare.components import ASK_ON_LOAD, mode_choice, prompt_row
+from ui.compare.components import (
+    ASK_NOW,
+    ASK_ON_LOAD,
+    LOADED,
+    READ_ADDRESS,
+    SENDING,
+    TAKEN,
+    WRITE_NOW,
+    mode_choice,
+    prompt_row,
+)
 from ui.compare.offer import Offer, Trouble
 from ui.compare.painter import Painter
 from ui.quiet_events import tell_no_progress
@@ -34,7 +44,6 @@ _HEADER = (
     '<form method="post" action="/logout"><button type="submit">Log out</button></form>'
     '<button type="button" id="theme-switch">Light / dark</button></div>'
 )
-_ASK_NOW = "() => { window.backendArena?.ask(); }"
 _QUIET: dict[str, Any] = {
     "show_progress": "hidden",
     "concurrency_limit": None,
@@ -104,9 +113,16 @@ class VisitorActions(Actions):
         super().__init__(desk)
         self._visitors = desk.visitors
 
-    def send_as(self, visitor: Visitor, page: Page, prompt: str, mode: str, fields: tuple[Any, ...]) -> bool:
+    def send_as(
+        self,
+        visitor: Visitor,
+        page: Page,
+        prompt: str,
+        mode: str,
+        fields: tuple[Any, ...],
+        pressed_at: float,
+    ) -> bool:
         """Send a prompt; True when it is on its way."""
-        pressed_at = time.monotonic()
         page.notice = None
         try:
             settings = self._settings(fields)
@@ -199,6 +215,7 @@ class VisitorPage:
         self._build_composer()
         with gr.Column(elem_id="announce"):
             _slot("announce")
+        self.conversation = gr.Textbox("", label="Conversation id", visible="hidden")
         self.live = gr.HTML(
             "",
             html_template="",
@@ -280,10 +297,29 @@ class VisitorPage:
         answer = self.painter.changes(page, everything=bool(asked.get("everything")))
         return {**answer, "settle": False}
 
-    def _load(self, request: gr.Request) -> list[Any]:
-        self.desk.visitor(request)
+    def _load(self, conversation_id: str, request: gr.Request) -> list[Any]:
         page = self.desk.pages.put(request.session_hash or "none", self.desk.fresh_page())
+        self._show(page, conversation_id, self.desk.visitor(request))
         return [self._banner(), *self._layout(page), self._conversations(request), page.key]
+
+    def _come_back(self, conversation_id: str, request: gr.Request) -> list[Any]:
+        """For a tab whose page is not known (any more): what it showed, under a new key."""
+        page, _ = self._page(request, conversation_id)
+        return [*self._layout(page), self._conversations(request), page.key]
+
+    def _page(self, request: gr.Request, conversation_id: str) -> tuple[Page, Visitor]:
+        """This tab's page; where it is not known, a fresh one of the conversation that the tab shows."""
+        is_known = self.desk.pages.get(request.session_hash or "none") is not None
+        page, visitor = self.desk.own_page(request)
+        if not is_known:
+            self._show(page, conversation_id, visitor)
+        return page, visitor
+
+    def _show(self, page: Page, conversation_id: str, visitor: Visitor) -> None:
+        """A conversation of the visitor's own; another one is not there for them."""
+        if str(conversation_id) in visitor.conversations:
+            self.actions.open(page, str(conversation_id))
+            self._hold_to_limits(page)
 
     def _banner(self) -> str:
         limits = self.desk.visitors.limits
@@ -322,16 +358,18 @@ class VisitorPage:
         )
 
     def _send(self, request: gr.Request, prompt: str, mode: str, *fields: Any) -> list[Any]:
-        page, visitor = self.desk.own_page(request)
-        if not self.actions.send_as(visitor, page, str(prompt or ""), str(mode), fields):
+        *settings, sending = fields
+        told = told_by_browser(sending)
+        page, visitor = self._page(request, told.conversation_id)
+        if not self.actions.send_as(
+            visitor, page, str(prompt or ""), str(mode), tuple(settings), told.pressed_at
+        ):
             return [gr.skip(), gr.skip()]
         return ["", self._conversations(request)]
 
     def _open(self, conversation_id: str, request: gr.Request) -> list[Any]:
         page, visitor = self.desk.own_page(request)
-        if conversation_id and conversation_id in visitor.conversations:
-            self.actions.open(page, conversation_id)
-            self._hold_to_limits(page)
+        self._show(page, conversation_id, visitor)
         return [*self._layout(page), self._conversations(request)]
 
     def _hold_to_limits(self, page: Page) -> None:
@@ -342,9 +380,9 @@ class VisitorPage:
         self.actions.new_conversation(page)
         return self._conversations(request)
 
-    def _edit(self, request: gr.Request) -> Any:
+    def _edit(self, typed: str, request: gr.Request) -> Any:
         page, _ = self.desk.own_page(request)
-        text = self.actions.edit_last(page)
+        text = self.actions.edit_last(page, str(typed or ""))
         return gr.skip() if text is None else text
 
     def _add(self, request: gr.Request) -> list[Any]:
@@ -396,14 +434,16 @@ class VisitorPage:
         sent = gr.on(
             [self.send.click, self.prompt.submit],
             self._send,
-            [self.prompt, self.mode, *fields],
+            [self.prompt, self.mode, *fields, self.conversation],
             [self.prompt, self.mine],
+            js=SENDING,
             **_QUIET,
         )
-        _then_ask(sent)
+        sent.then(None, None, None, js=TAKEN, api_visibility="private")
         self.stop_all.click(self._stop_all, None, None, **_AT_ONCE)
         _then_ask(self.new.click(self._new, None, self.mine, **_QUIET))
-        _then_ask(self.edit.click(self._edit, None, self.prompt, **_QUIET))
+        edited = self.edit.click(self._edit, self.prompt, self.prompt, **_QUIET)
+        edited.then(None, None, None, js=WRITE_NOW, api_visibility="private")
         _then_ask(self.add.click(self._add, None, layout, **_QUIET))
         _then_ask(self.mine.input(self._open, self.mine, [*layout, self.mine], **_QUIET))
         for panel in PANELS:
@@ -414,10 +454,13 @@ class VisitorPage:
             for name, go_on in (("retry", False), ("continue", True)):
                 _then_ask(self.buttons[name][panel].click(self._repeater(panel, go_on), None, None, **_QUIET))
             _then_ask(self.buttons["remove"][panel].click(self._remover(panel), None, layout, **_QUIET))
-        self.on_load = [self.banner, *layout, self.mine, self.live]
+        shown = [*layout, self.mine, self.live]
+        self.on_load = [self.banner, *shown]
+        _then_ask(self.live.retry(self._come_back, self.conversation, shown, js=READ_ADDRESS, **_QUIET))
 
     def wire_load(self, demo: gr.Blocks) -> None:
-        _then_ask(demo.load(self._load, None, self.on_load, **_QUIET))
+        loaded = demo.load(self._load, self.conversation, self.on_load, js=READ_ADDRESS, **_QUIET)
+        loaded.then(None, None, None, js=LOADED, api_visibility="private")
         demo.unload(self._unload)
 
 
@@ -442,7 +485,7 @@ def build(
 
 def _then_ask(event: Any) -> None:
     """Let the browser ask at once what an event has changed."""
-    event.then(None, None, None, js=_ASK_NOW, api_visibility="private")
+    event.then(None, None, None, js=ASK_NOW, api_visibility="private")
 
 
 def _slot(name: str, classes: str = "") -> gr.HTML:

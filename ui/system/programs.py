@@ -12,7 +12,7 @@ from storage.store import StoreError
 from ui.api.errors import ApiError
 from ui.api.keys import ApiKey, ApiKeys, KeyNameError
 from ui.api.lanes import Lanes, lane_name
-from ui.format import counted, text
+from ui.format import counted, text, when
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
@@ -161,8 +161,8 @@ def keys_html(keys: tuple[ApiKey, ...]) -> str:
 
 
 def _use_of(key: ApiKey) -> str:
-    used = f"last used {key.last_used_at[:16].replace('T', ' ')}" if key.last_used_at else "never used"
-    return f"made {key.created_at[:10]}, {used}"
+    used = f"last used {when(key.last_used_at)}" if key.last_used_at else "never used"
+    return f"made {when(key.created_at)}, {used}"
 
 
 def aliases_html(aliases: dict[str, str]) -> str:

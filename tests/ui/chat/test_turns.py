@@ -91,6 +91,25 @@ def test_in_turn_means_one_after_the_other(turns, store):
     assert first["finished_at"] <= second["finished_at"]
 
 
+def test_nothing_is_added_to_a_conversation_that_was_deleted(turns, store):
+    """What came to it would go with it, and nobody would know."""
+    first = turns.send("Hello", [(1, ECHO)], LONG)
+    assert first.wait(30)
+    store.delete([first.conversation_id])
+    for add in (
+        lambda: turns.send("And now?", [(1, ECHO)], LONG, conversation_id=first.conversation_id),
+        lambda: turns.retry(first, 1),
+        lambda: turns.carry_on(first, 1),
+    ):
+        with pytest.raises(TurnError, match="was deleted"):
+            add()
+    store.undelete([first.conversation_id])
+    assert turns.send("And now?", [(1, ECHO)], LONG, conversation_id=first.conversation_id).wait(30)
+    store.delete_everything()
+    with pytest.raises(TurnError, match="was deleted"):
+        turns.send("And now?", [(1, ECHO)], LONG, conversation_id=first.conversation_id)
+
+
 def test_a_second_turn_sees_the_first(turns):
     first = turns.send("My name is Ada.", [(1, ECHO)], LONG)
     assert first.wait(30)

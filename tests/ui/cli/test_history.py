@@ -181,7 +181,7 @@ def test_the_times_are_those_of_this_pcs_clock_as_the_days_of_the_filters_are(ca
     try:
         here = datetime.now()
         assert history(data_dir, "search", "neural", "--since", here.date().isoformat()) == 0
-        assert f"{here:%Y-%m-%d %H:}" in capsys.readouterr().out
+        assert f"{here.day} {here:%b %Y, %H:}" in capsys.readouterr().out
     finally:
         monkeypatch.undo()
         time.tzset()

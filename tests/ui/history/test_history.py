@@ -171,6 +171,16 @@ def test_filters_narrow_the_list(page):
     expect(items(page)).to_have_count(30)
 
 
+def test_a_day_that_is_none_is_told_instead_of_passed_over(page):
+    page.get_by_role("button", name="Filters").click()
+    day, notice = page.get_by_label("From day"), page.locator("#history-notice")
+    day.fill("31.12.2026")
+    expect(notice).to_contain_text("“31.12.2026” is not a day")
+    day.fill("2099-1-5")
+    expect(items(page)).to_have_count(0)
+    expect(notice.locator(".notice")).to_have_count(0)
+
+
 def test_a_conversation_opens_as_it_was_and_nothing_in_it_runs(page):
     items(page).nth(1).click()
     detail = page.locator("#history-conversation")

@@ -1,5 +1,7 @@
 """The list of measurements says how each one stands."""
 
+from dataclasses import replace
+
 import pytest
 
 from storage.measurements import Listed
@@ -10,6 +12,16 @@ NOON = "2026-11-25T12:00:00Z"
 
 def row(status: str, resumable: bool) -> Listed:
     return Listed("m1", None, NOON, NOON, "contract", "quick", "demo", status, resumable, None)
+
+
+def test_a_measurement_is_not_deleted_by_one_click():
+    rows = [row("finished", False), replace(row("finished", False), id="m2")]
+    assert 'data-act="delete"' not in listed(rows, "", None)
+    asked = listed(rows, "", None, deleting="m2")
+    assert asked.count('data-act="delete" data-value="m2"') == 1
+    assert asked.count('data-act="ask-delete" data-value="m1"') == 1
+    assert "for good?" in asked
+    assert 'data-act="delete"' not in listed(rows, "", "m2", deleting="m2")  # it runs
 
 
 @pytest.mark.parametrize(

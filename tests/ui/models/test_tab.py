@@ -6,18 +6,27 @@ import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
-from engines import ENGINES
+from engines import ENGINES, spec_by_name
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
+from engines.models.together import Backend
+from engines.protocol import Target
 from tests.engines.models.conftest import cache  # noqa: F401 - a fixture
 from tests.engines.models.test_together import HERE
+from ui.models import html
 from ui.models import tab as models_tab
-from ui.models.background import format_choices
+from ui.models.background import ModelWork, format_choices
 from ui.theme import launch_options
 
 
 @pytest.fixture
-def address(tmp_path, cache):  # noqa: F811
+def work(tmp_path, cache):  # noqa: F811
+    """What gets models, for all of the app."""
+    return ModelWork(ModelLibrary(tmp_path / "data"))
+
+
+@pytest.fixture
+def address(tmp_path, cache, work):  # noqa: F811
     """The tab alone on a page; no target is loaded in this process."""
     idle = SimpleNamespace(
         states=lambda: (),
@@ -29,7 +38,7 @@ def address(tmp_path, cache):  # noqa: F811
         with gr.Tab("Other"):
             gr.Textbox(label="Nothing")
         with gr.Tab("Models"):
-            models_tab.build(ModelLibrary(tmp_path / "data"), idle)
+            models_tab.build(ModelLibrary(tmp_path / "data"), idle, work)
     _, url, _ = demo.queue().launch(prevent_thread_lock=True, quiet=True, inbrowser=False, **launch_options())
     yield url
     demo.close()
@@ -95,8 +104,29 @@ def test_getting_can_be_stopped(page):
     expect(page.locator("#models-status")).to_contain_text("Stopped")
 
 
+def test_what_was_begun_elsewhere_is_shown_and_stopped_here(page, work):
+    """On Compare by the offer of a real model, or in another window."""
+    expect(page.locator("#models-table")).to_contain_text("comes with the app")
+    page.get_by_role("tab", name="Other").click()
+    page.wait_for_timeout(1500)  # until the tab has seen that nothing is at work
+    spec = spec_by_name("onnxruntime-genai")
+    assert work.start([Backend(Target(spec.name, "CPU", "int4", "demo"), spec)])
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#models-status")).to_contain_text("Stopped")
+
+
 def test_formats_are_offered_once_however_many_engines_read_them():
     choices = format_choices(ENGINES)
     assert len({label for label, _ in choices}) == len(choices)
     assert ("OpenVINO IR int4" in choices[0][0]) or choices == []
     assert not any("fp16 for CPU" in label for label, _ in choices)
+
+
+def test_a_count_of_parameters_does_not_reach_a_thousand_millions():
+    assert [html.parameters(SimpleNamespace(parameters=n)) for n in (494e6, 999.9e6, 3.8e9, None)] == [
+        "494 M",
+        "1.0 B",
+        "3.8 B",
+        "",
+    ]

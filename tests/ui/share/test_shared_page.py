@@ -9,6 +9,7 @@ from tests.helpers.http import ask
 from tests.ui.accessibility import serious
 from tests.ui.share.conftest import OWNER_PASSWORD, VISITOR_PASSWORD
 
+KEY = "document.querySelector('#live')?.dataset.key"
 DONE = "() => document.querySelector('.now .turn') && !document.querySelector('.now .growing')"
 
 
@@ -28,6 +29,14 @@ def as_visitor(shared, new_page, **look):
 def send(page, text: str) -> None:
     page.fill("#prompt textarea", text)
     page.press("#prompt textarea", "Enter")
+
+
+def forget_pages(shared) -> None:
+    """As the server does when the lines of the visitors' pages are cut."""
+    unload = next(f.fn for f in shared.visitors_page.fns.values() if f.fn and f.fn.__name__ == "_unload")
+    pages = unload.__wrapped__.__self__.desk.pages
+    for session in list(pages._pages):
+        pages.drop(session)
 
 
 def test_a_visitor_logs_in_chats_and_finds_only_their_own_conversations(shared, new_page):
@@ -57,6 +66,29 @@ def test_a_visitor_logs_in_chats_and_finds_only_their_own_conversations(shared, 
     page.wait_for_selector("#password")
     page.goto(shared.address)
     assert page.url.endswith("/login")
+
+
+def test_a_visitors_page_outlives_a_line_that_was_down_and_a_reload(shared, new_page):
+    """A phone that sleeps or changes its network: the server has forgotten the page, the visitor has not."""
+    page = as_visitor(shared, new_page)
+    page.wait_for_selector("#live[data-loaded]", state="attached")
+    send(page, "before it")
+    page.wait_for_function(DONE)
+    key = page.evaluate(KEY)
+    page.context.set_offline(True)
+    page.wait_for_selector("#notices .notice >> text=does not answer")
+    page.fill("#prompt textarea", "typed meanwhile")
+    forget_pages(shared)
+    page.context.set_offline(False)
+    page.wait_for_function(f"{KEY} !== {json.dumps(key)}")
+    page.wait_for_selector("#panel-1 .now .reply >> text=before it")
+    page.wait_for_selector("#notices .notice", state="detached")
+    page.press("#prompt textarea", "Enter")
+    page.wait_for_function("document.querySelectorAll('#panel-1 .msg.user').length == 2")
+    page.wait_for_function(DONE)
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('#panel-1 .msg.user').length == 2")
+    assert "typed meanwhile" in page.inner_text("#panel-1 .now .reply")
 
 
 def test_the_visitors_page_holds_nothing_of_the_owners(shared):
