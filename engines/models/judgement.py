@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
+from engines.models.architectures import unbuildable
 from engines.models.contents import Contents, FolderContents
 from engines.models.graphs import check_onnxruntime_genai, check_openvino
 from engines.models.other_tasks import other_task, reads_images
@@ -241,7 +242,7 @@ def _checkpoint(contents: Contents) -> Judgement | None:
             + (f"; {own} belongs to its maker's own layout." if own else "."),
             remedy="Get it in the layout of transformers: config.json, *.safetensors and tokenizer.json together.",
         )
-    for rule in (_quantised, _refused_architecture, _missing_shards):
+    for rule in (_quantised, _refused_architecture, _unknown_architecture, _missing_shards):
         found = rule(contents)
         if found is not None:
             return found
@@ -283,6 +284,14 @@ def _refused_architecture(contents: Contents) -> Judgement | None:
     """Models for other tasks than chatting; what is not known is left to the libraries."""
     other = other_task(contents.document("config.json"))
     return _not_a_chat_model(contents, *other) if other else None
+
+
+def _unknown_architecture(contents: Contents) -> Judgement | None:
+    """What the installed transformers cannot build: neither it nor a converter here does anything with it."""
+    found = unbuildable(contents.document("config.json"))
+    return (
+        Judgement(found.what, problem=f"{contents.name} {found.why}", remedy=found.remedy) if found else None
+    )
 
 
 def _not_a_chat_model(contents: Contents, what: str, does: str) -> Judgement:

@@ -18,6 +18,7 @@ from typing import Any
 
 from engines.engine import ModelError, OutOfMemoryError
 from engines.models import catalogue
+from engines.models.architectures import refuse_own_code
 from engines.models.catalogue import Prebuilt
 from engines.models.conversion.conversion import Conversion, finished_manifest, pace
 from engines.models.conversion.recipes import Cost, Recipe, cost, load_peak_bytes, recipe_for
@@ -56,6 +57,7 @@ from engines.processes.jobs import CancelledError, OnProgress
 from engines.processes.shared_jobs import SharedJobs
 from engines.protocol import EngineSpec, PreparedModel, Progress, Target
 from engines.runtime.activity import DOWNLOAD, Activity
+from engines.toolkit.model_config import read_json
 
 _LISTING_LIFE_S = 600.0
 _POLL_S = 0.2
@@ -132,6 +134,8 @@ class Workshop:
         judgement = judge_folder(folder, None if folder == resolve(target.model).folder else target.model)
         found = judgement.require()
         if found == spec.model_format:
+            if found == SAFETENSORS:
+                refuse_own_code(read_json(folder / "config.json"), target.model)
             statement = require_fit(folder, found, target, spec)
             if not _has_links(folder):
                 return UseFolder(folder)
@@ -188,7 +192,7 @@ class Workshop:
         return self.jobs.run(
             DOWNLOAD,
             wanted.repository,
-            f"download {dataclasses.replace(wanted, formats=None)}",
+            f"download {dataclasses.replace(wanted, formats=None, own_code=True)}",
             lambda report, stop: download.download(wanted, log_path, report, stop, override=errand.override),
             errand.on_progress,
             errand.cancelled,

@@ -10,6 +10,7 @@ import pytest
 
 from engines import ENGINES
 from engines.engine import ModelError
+from engines.models import architectures
 from engines.models.judgement import judge_folder
 from engines.models.model_names import DEMO_FOLDER
 from engines.protocol import Target
@@ -360,6 +361,23 @@ KINDS |= {
         "original weights",
     ),
 }
+KINDS |= {
+    "newer than the library": (
+        configured(model_type="qwen9", architectures=["Qwen9ForCausalLM"]),
+        r"an architecture \(qwen9\) that the installed transformers .* does not know",
+        "Update the app",
+    ),
+    "multimodal, its text part does not run by itself": (
+        architecture(
+            "Mistral3ForConditionalGeneration",
+            model_type="mistral3",
+            vision_config={"x": 1},
+            text_config=CONFIG,
+        ),
+        r"a multimodal model \(Mistral3ForConditionalGeneration\) whose text part",
+        "text-only model",
+    ),
+}
 KINDS["empty tokenizer"] = (
     lambda folder: (folder / "tokenizer.json").write_bytes(b""),
     "an empty tokenizer.json",
@@ -403,6 +421,8 @@ REMOTE = (
     "gguf",
     "diffusers",
     "missing shards",
+    "newer than the library",
+    "multimodal, its text part does not run by itself",
 )
 
 
@@ -418,6 +438,30 @@ def test_a_repository_is_judged_before_a_byte_of_its_weights_is_fetched(kind, co
     assert remedy in caught.value.remedy
     assert not [r for r in hub.requests if "/resolve/" in r.path and not r.path.endswith(".json")]
     assert len([r for r in hub.requests if r.path.startswith("/api/")]) == 1
+
+
+def test_code_of_its_own_is_refused_where_none_is_run_before_the_weights_are_fetched(copy, hub, fresh):
+    configured(model_type="homemade", auto_map={"AutoModelForCausalLM": "modeling_homemade.Homemade"})(copy)
+    hub.add("arena/homemade", copy)
+    for model in ("arena/homemade", str(copy)):
+        target, watcher = Target("transformers", "CPU", "fp32", model), Watcher()
+        with pytest.raises(ModelError, match="brings Python code of its own") as caught:
+            fresh.prepare(target, PLAIN, watcher, watcher.cancelled)
+        assert fresh.plan(target, PLAIN).refusal == str(caught.value)
+        assert "converted" in caught.value.remedy
+        assert fresh.plan(Target("openvino-genai", "CPU", "int4", model), OPENVINO).needs_remote_code
+    assert hub.gets("model.safetensors") == []
+
+
+def test_the_tables_of_the_library_are_read_without_importing_it():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert architectures.version()
+    assert all(map(architectures.is_known, CONFIG_MAPPING_NAMES))
+    assert all(map(architectures.writes, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    assert not architectures.writes("qwen2_vl")
+    assert not architectures.is_known("qwen9")
 
 
 def test_a_repository_without_a_tokenizer_is_asked_for_once(hub, fresh, copy):
