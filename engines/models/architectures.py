@@ -35,7 +35,7 @@ class Unbuildable:
 
 
 def unbuildable(config: Mapping[str, Any]) -> Unbuildable | None:
-    """Why nothing here can build what a config.json describes; None: it can, or its own code does, or nobody knows."""
+    """Why nothing here can build what a config.json describes; None: it can, its own code does, or nobody knows."""
     kind, library = config.get("model_type"), version()
     if library is None or not isinstance(kind, str) or config.get("auto_map") or writes(kind):
         return None
