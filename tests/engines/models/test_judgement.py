@@ -323,6 +323,16 @@ KINDS |= {
     "tokenizer, an error page": (without(tokenizer__json="<html>"), "tokenizer.json .* damaged", "again"),
     "tokenizer's settings, cut": (cut("tokenizer_config.json", 20), "tokenizer_config.json cannot", "again"),
     "openvino, weights cut": (openvino(NET, b"0" * 163), "163 bytes where .* needs 164", "again"),
+    "openvino, stateless": (
+        openvino(NET.replace("/></net>", "/><port names='logits'/></net>"), b"0" * 164),
+        r"without a KV cache of its own \(stateless\)",
+        "text-generation-with-past",
+    ),
+    "openvino, of another task": (
+        openvino(NET.replace("/></net>", "/><port names='last_hidden_state'/></net>"), b"0" * 164),
+        "no output called logits",
+        "writes text",
+    ),
     "openvino, graph cut": (openvino(NET[:-3], b"0" * 164), "openvino_model.xml is damaged", "again"),
     "genai, weights gone": (genai(external("n.data", 0, 9)), "n.data is missing", "again"),
     "genai, weights cut": (
