@@ -66,7 +66,18 @@ class Judgement:
 
 
 def judge_folder(folder: Path, model: str | None = None) -> Judgement:
-    """Judge a folder on disk; raises ModelError when there is none or a JSON file in it is broken."""
+    """Judge a folder on disk; raises ModelError when there is none, or something in it is broken or unreadable."""
+    try:
+        return _judge_folder(folder, model)
+    except OSError as error:
+        reason = (error.strerror or str(error)).rstrip(".")
+        raise ModelError(
+            f"{error.filename or folder} cannot be read: {reason}.",
+            "Look whether the disk is there, and who may read the folder.",
+        ) from error
+
+
+def _judge_folder(folder: Path, model: str | None) -> Judgement:
     if folder.is_file():
         if folder.suffix.lower() in _OTHER_KINDS:
             return _other_kind(str(folder), folder.name)

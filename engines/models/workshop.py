@@ -177,7 +177,10 @@ class Workshop:
 
     def will_hash(self, folder: Path) -> bool:
         """Whether gigabytes have to be read for their fingerprint, which takes a while."""
-        return folder.is_dir() and self._hashes.of(folder, hash_large=False) is None
+        try:
+            return folder.is_dir() and self._hashes.of(folder, hash_large=False) is None
+        except OSError:  # whoever judges the folder says what is wrong
+            return False
 
     # --- the work ------------------------------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from engines.engine import ModelError
 from engines.models import architectures
 from engines.models.judgement import judge_folder
 from engines.models.model_names import DEMO_FOLDER
+from engines.models.overview import overview
+from engines.models.together import Backend
 from engines.protocol import Target
 from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
 
@@ -543,3 +545,23 @@ def test_a_link_whose_file_is_gone_is_named(copy):
     except OSError:
         pytest.skip("links need a right that this account has not (Windows without developer mode)")
     assert "tokenizer.json is only a pointer" in judge_folder(copy).problem
+
+
+def test_what_the_disk_refuses_is_one_sentence_and_stops_no_list(copy, fresh):
+    refusing = Path("/proc/self/mem")
+    if not refusing.exists():
+        pytest.skip("needs a file whose reading fails (Linux)")
+    fresh.import_folder(copy)
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").symlink_to(refusing)
+    target, watcher = Target("openvino-genai", "CPU", "int4", str(copy)), Watcher()
+    with pytest.raises(ModelError, match="cannot be read: Input/output error") as caught:
+        fresh.prepare(target, OPENVINO, watcher, watcher.cancelled)
+    assert "the disk" in caught.value.remedy
+    assert fresh.plan(target, OPENVINO).refusal == str(caught.value)
+    with pytest.raises(ModelError, match="cannot be read"):
+        fresh.import_folder(copy)
+    entry = next(e for e in fresh.installed() if e.kind == "imported")
+    assert entry.problem == str(caught.value)
+    rows = overview(fresh, (Backend(Target("openvino-genai", "CPU", "int4"), OPENVINO),))
+    assert next(row for row in rows if row.model == str(copy)).cells[0].plan.refusal == str(caught.value)
