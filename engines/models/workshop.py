@@ -131,7 +131,8 @@ class Workshop:
     def way_from(self, folder: Path, errand: Errand) -> UseFolder | UseMade | LinkFiles | Convert:
         """From a folder that is here, which is judged first. Raises ModelError."""
         target, spec = errand.target, errand.spec
-        judgement = judge_folder(folder, None if folder == resolve(target.model).folder else target.model)
+        name = None if folder == resolve(target.model).folder else target.model
+        judgement = judge_folder(folder, name, (_format(spec), SAFETENSORS))
         found = judgement.require()
         if found == spec.model_format:
             if found == SAFETENSORS:
@@ -247,7 +248,9 @@ class Workshop:
             weight_bytes, loaded = facts.weight_bytes, loaded_bytes(facts, target)
             revision = self._revision(resolve(target.model), folder, hash_large=errand.hash_large)
         else:
-            weight_bytes = loaded = total_weight_bytes(file_sizes(folder))
+            sizes = file_sizes(folder)  # the original weights may lie beside them
+            graphs = {name: size for name, size in sizes.items() if not name.endswith(".safetensors")}
+            weight_bytes = loaded = total_weight_bytes(graphs)
             revision = hash_json(stat_signature(p for p in sorted(folder.iterdir()) if p.is_file()))
         return PreparedModel(
             path=str(folder.resolve()),

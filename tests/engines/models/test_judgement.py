@@ -565,3 +565,20 @@ def test_what_the_disk_refuses_is_one_sentence_and_stops_no_list(copy, fresh):
     assert entry.problem == str(caught.value)
     rows = overview(fresh, (Backend(Target("openvino-genai", "CPU", "int4"), OPENVINO),))
     assert next(row for row in rows if row.model == str(copy)).cells[0].plan.refusal == str(caught.value)
+
+
+def test_what_was_exported_into_the_folder_of_its_original_hides_nothing(copy, fresh):
+    graph = NET.replace("/></net>", "/><port names='logits'/></net>").replace(
+        "<net>", "<net><layer type='ReadValue'/>"
+    )
+    (copy / "openvino_model.xml").write_text(graph)
+    (copy / "openvino_model.bin").write_bytes(b"0" * 164)
+
+    def plan(engine: str, precision: str, spec):
+        return fresh.plan(Target(engine, "CPU", precision, str(copy)), spec)
+
+    assert [step.text for step in plan("openvino-genai", "int4", OPENVINO).steps] == [f"Use {copy}"]
+    assert plan("transformers", "fp32", PLAIN).ready
+    assert [step.kind for step in plan("onnxruntime-genai", "int4", ONNX).steps] == ["convert"]
+    write(copy, "adapter_config.json", {"peft_type": "LORA"})
+    assert "OpenVINO IR format" in plan("transformers", "fp32", PLAIN).refusal
