@@ -17,6 +17,7 @@ from engines.models.overview import overview
 from engines.models.together import Backend
 from engines.protocol import Target
 from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
+from tests.engines.models.hub_server import Fault
 
 CONFIG = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
 
@@ -474,6 +475,23 @@ def test_the_tables_of_the_library_are_read_without_importing_it():
     assert all(map(architectures.writes, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
     assert not architectures.writes("qwen2_vl")
     assert not architectures.is_known("qwen9")
+
+
+@pytest.mark.parametrize(
+    ("fault", "refusal"),
+    [
+        (Fault(status=503, headers={"Retry-After": "0"}, times=2), "is an AWQ checkpoint"),
+        (Fault(status=429, headers={"Retry-After": "0"}, times=2), "is an AWQ checkpoint"),
+        (Fault(status=403, headers={"X-Error-Code": "GatedRepo"}), "arena/odd is gated"),
+    ],
+)
+def test_a_plan_is_not_made_without_what_the_hub_refused_to_show(fault, refusal, copy, hub, fresh):
+    quantised("awq", bits=4)(copy)
+    hub.add("arena/odd", copy)
+    hub.faults["config.json"] = fault
+    plan = fresh.plan(Target("transformers", "CPU", "fp32", "arena/odd"), PLAIN)
+    assert refusal in plan.refusal
+    assert plan.steps == ()
 
 
 def test_a_repository_without_a_tokenizer_is_asked_for_once(hub, fresh, copy):
