@@ -1,7 +1,9 @@
 """transformers: the reference implementation, PyTorch with the model's own weights, unquantised.
 
 The KV cache is a `DynamicCache` that this engine owns: it lives on between turns and is cropped to what the next
-prompt shares with it.
+prompt shares with it. State-space models take it under another name, or have a state of their own, and handing it in
+wrongly raises nothing: the model just forgets. So what is proven at load is not only that a cache may be kept between
+turns but that a reply may lean on it at all; where not, every token is computed with all the text before it.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ _REMEDIES = {
 }
 _NOISE = {"torch.float32": 1e-3, "torch.float16": 0.02, "torch.bfloat16": 0.05}
 """How far the logits of a prompt in two pieces may be from those of the whole, as a share of their spread."""
+_STATE_NAMES = ("past_key_values", "cache_params", "state")
+"""Those that `generate()` looks for, too (`ALL_CACHE_NAMES`)."""
 _WAIT_BRIEFLY = {"GOMP_SPINCOUNT": "5000", "KMP_BLOCKTIME": "1"}
 """OpenMP threads waiting for each other spin for milliseconds by default, which starves every neighbour and then
 themselves: with both cores busy a token took 226 ms. Too short a spin costs a wake-up at every operation. Measured on
@@ -76,6 +80,13 @@ class TransformersEngine(Engine):
         self._switch: int | None = None
         self._grows = False
         self._keeps = True
+        self._cache_name = "past_key_values"
+        """What the model calls the state that it takes and returns."""
+        self._own_state = False
+        """Whether that state is of the model's own making, not a `DynamicCache`."""
+        self._remembers = True
+        """Whether a token computed from the state is the one that computing all the text gives."""
+        self._resumed = False
 
     def probe(self) -> Availability:
         from engines.toolkit.library_errors import first_sentence
@@ -117,6 +128,8 @@ class TransformersEngine(Engine):
         except Exception as error:
             raise library_errors.load_error(error, folder, SPEC.title, target.device) from error
         self._extra = _optional_arguments(self._model)
+        self._cache_name = _state_name(self._model)
+        self._own_state = not self._model._supports_default_dynamic_cache()
         if self.tuning.get("torch_compile"):
             self._model = torch.compile(self._model, dynamic=True)
         self._switch, self._grows = model_config.rope_switch(config), model_config.rope_grows(config)
@@ -162,10 +175,15 @@ class TransformersEngine(Engine):
             return self._model(input_ids=inputs, use_cache=False).logits[0].float().cpu().numpy()
 
     def check_cache(self) -> str:
-        from engines.toolkit.kv_cache import KEPT, prove
+        from engines.toolkit.kv_cache import FORGETS, KEPT, prove
 
-        found = prove(self._resume, _NOISE.get(str(self._model.dtype), 0.05))
+        noise = _NOISE.get(str(self._model.dtype), 0.05)
+        found = prove(self._resume, noise)
         self._keeps = found == KEPT
+        if not (self._keeps and self._resumed):
+            self._remembers = self._steps_like_the_library(noise)
+            found = found if self._remembers else FORGETS
+            self._keeps = self._keeps and self._remembers
         self._forget()
         return found
 
@@ -177,32 +195,75 @@ class TransformersEngine(Engine):
             cached = self._crop_cache(ids)
             if not cached:
                 return None
+            self._resumed = True
         return self._forward(ids, cached)[0].float().cpu().numpy()
+
+    def _steps_like_the_library(self, noise: float) -> bool:
+        """Whether a reply that goes one token at a time gets the logits that `generate()` gets."""
+        from engines.toolkit.kv_cache import alike, proof_ids
+
+        prompt = proof_ids()
+        try:
+            ids, wanted = self._generated(prompt)
+            logits = self._forward(prompt, 0)
+            for length in range(len(prompt), len(ids)):
+                logits = self._forward(ids[: length + 1], length)
+        except Exception:  # noqa: BLE001 - whatever goes wrong, then nothing is leant on
+            return False
+        return alike(logits[0].float().cpu().numpy(), wanted, noise)
+
+    def _generated(self, prompt: Sequence[int]) -> tuple[list[int], Any]:
+        """Some more ids behind the prompt, and the logits after them, by the library's own loop."""
+        import torch
+
+        inputs = torch.tensor([prompt], device=self._device)
+        found = self._model.generate(
+            inputs,
+            attention_mask=torch.ones_like(inputs),
+            max_new_tokens=4,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return found.sequences[0].tolist()[:-1], found.logits[-1][0].float().cpu().numpy()
 
     def _forward(self, ids: Sequence[int], cached: int) -> Any:
         """Logits of the last of `ids`, shape (1, vocab), given that the cache holds the first `cached`."""
         import torch
-        from transformers import DynamicCache
 
+        if not self._remembers:
+            cached = 0
         if not cached:
-            self._cache = DynamicCache(config=self._model.config)
-            self._forget_lengths()
+            self._begin()
         self._kept = []  # until the call has succeeded nothing is known about the cache
+        state = {} if self._cache is None else {self._cache_name: self._cache}
         with torch.inference_mode():
             output = self._model(
                 input_ids=torch.tensor([ids[cached:]], device=self._device),
-                past_key_values=self._cache,
-                use_cache=True,
+                use_cache=self._remembers,
+                **state,
                 **self._extra,
             )
+        if self._own_state and self._remembers:
+            self._cache = getattr(output, self._cache_name)
         self._kept = list(ids)
         return output.logits[:, -1]
+
+    def _begin(self) -> None:
+        """An empty cache; None where the model makes its state itself, or must not lean on any."""
+        from transformers import DynamicCache
+
+        ours = self._remembers and not self._own_state
+        self._cache = DynamicCache(config=self._model.config) if ours else None
+        self._forget_lengths()
 
     def _crop_cache(self, prompt_ids: Sequence[int]) -> int:
         """Crop the cache to its common prefix with the prompt; returns how many tokens stay."""
         from engines.toolkit.kv_cache import reusable_tokens
 
-        if not self._keeps:
+        if not self._keeps or self._own_state:
             return 0
         keep = reusable_tokens(self._kept, prompt_ids, self._switch, grows=self._grows)
         if 0 < keep < len(self._kept):
@@ -244,6 +305,14 @@ def _load_model(folder: Path, precision: str, device: str, attention: Any) -> An
     model_config.refuse_other_shapes(found["mismatched_keys"], folder)
     model_config.refuse_invented_weights(found["missing_keys"], folder)
     return model.eval().to(device)
+
+
+def _state_name(model: Any) -> str:
+    """What a model's forward call takes its state by: a KV cache, or that of a state-space model."""
+    import inspect
+
+    names = inspect.signature(model.forward).parameters
+    return next((name for name in _STATE_NAMES if name in names), _STATE_NAMES[0])
 
 
 def _optional_arguments(model: Any) -> dict[str, Any]:

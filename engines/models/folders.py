@@ -7,9 +7,7 @@ lost or truncated file is noticed before a library stumbles over it.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
+from engines.models.architectures import needs_own_code
 from engines.models.judgement import ONNXRUNTIME_GENAI, OPENVINO, SAFETENSORS, judge_folder
 from engines.toolkit.model_config import read_json, read_safetensors_header
 from engines.toolkit.putting import put_in_place
@@ -129,19 +128,9 @@ def facts_from(
         hidden_size=config.get("hidden_size"),
         layers=config.get("num_hidden_layers"),
         context_tokens=config.get("max_position_embeddings"),
-        needs_remote_code=bool(config.get("auto_map")) and not _in_transformers(config.get("model_type")),
+        needs_remote_code=needs_own_code(config),
         shapes=shapes,
     )
-
-
-@functools.cache
-def _in_transformers(model_type: str | None) -> bool:
-    """Whether the library has its own code for this type; many repositories ship outdated code beside it."""
-    spec = importlib.util.find_spec("transformers")  # finds the package, does not import it
-    if not model_type or spec is None or spec.origin is None:
-        return False
-    models = Path(spec.origin).parent / "models"
-    return any((models / name).is_dir() for name in (model_type, model_type.removesuffix("_text")))
 
 
 def _product(shape: Iterable[int]) -> int:

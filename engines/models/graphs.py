@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,54 @@ def check_openvino(folder: Path) -> None:
         graph, weights = folder / f"{name}.xml", folder / f"{name}.bin"
         if not graph.is_file() or not weights.is_file():
             raise ModelError(f"The folder lacks {name}.xml or {name}.bin.", "Convert or get the model again.")
-        needed = 0
-        try:
-            for _, element in ElementTree.iterparse(graph):
-                if element.tag == "data" and "offset" in element.attrib and "size" in element.attrib:
-                    needed = max(needed, int(element.attrib["offset"]) + int(element.attrib["size"]))
-                element.clear()
-        except (ElementTree.ParseError, ValueError) as error:
+        found, stored = _read_graph(graph), weights.stat().st_size
+        if found.needed_bytes == 0 or stored < found.needed_bytes:
             raise ModelError(
-                f"{graph.name} is damaged: {error}.", "Convert or get the model again."
-            ) from error
-        found = weights.stat().st_size
-        if needed == 0 or found < needed:
-            raise ModelError(
-                f"{weights.name} is damaged: {found:,} bytes where {graph.name} needs {needed:,}.",
+                f"{weights.name} is damaged: {stored:,} bytes where {graph.name} needs {found.needed_bytes:,}.",
                 "Convert or get the model again.",
             )
+        if name == "openvino_model":
+            _require_text_with_state(folder, found)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What an OpenVINO graph says about itself."""
+
+    needed_bytes: int
+    """Of its weight file."""
+    has_logits: bool
+    has_state: bool
+
+
+def _read_graph(graph: Path) -> _Graph:
+    needed, has_logits, has_state = 0, False, False
+    try:
+        for _, element in ElementTree.iterparse(graph):
+            stated = element.attrib
+            if element.tag == "data" and "offset" in stated and "size" in stated:
+                needed = max(needed, int(stated["offset"]) + int(stated["size"]))
+            has_logits |= element.tag == "port" and "logits" in stated.get("names", "").split(",")
+            has_state |= element.tag == "layer" and stated.get("type") == "ReadValue"
+            element.clear()
+    except (ElementTree.ParseError, ValueError) as error:
+        raise ModelError(f"{graph.name} is damaged: {error}.", "Convert or get the model again.") from error
+    return _Graph(needed, has_logits, has_state)
+
+
+def _require_text_with_state(folder: Path, graph: _Graph) -> None:
+    """Raises ModelError for a graph that writes no text, or keeps no state: the libraries load it and fail later."""
+    if not graph.has_logits:
+        raise ModelError(
+            f"{folder} is an OpenVINO IR that writes no text: its graph has no output called logits.",
+            "Choose a model that writes text, exported with --task text-generation-with-past.",
+        )
+    if not graph.has_state:
+        raise ModelError(
+            f"{folder} is an OpenVINO IR without a KV cache of its own (stateless), which no engine here runs.",
+            "Export it again with optimum-cli export openvino --task text-generation-with-past and without "
+            "--disable-stateful, or choose the original weights: they are converted here.",
+        )
 
 
 def check_onnxruntime_genai(folder: Path) -> None:

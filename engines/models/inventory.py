@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +84,11 @@ class Inventory:
 
     def choices(self) -> tuple[Choice, ...]:
         here: dict[str, Choice] = {}
-        for entry in self.installed():
+        installed = self.installed()
+        short = _short_names(entry.model for entry in installed)
+        for entry in installed:
             known = catalogue.find(entry.model)
-            title = "Demo" if entry.kind == "bundled" else known.title if known else _short(entry.model)
+            title = "Demo" if entry.kind == "bundled" else known.title if known else short[entry.model]
             note = "bundled, tiny" if entry.kind == "bundled" else "on this computer"
             here.setdefault(entry.model.lower(), Choice(entry.model, title, note))
         absent = (
@@ -102,9 +104,11 @@ class Inventory:
 
     def _imported(self) -> Iterator[Installed]:
         for text in self._imports():
-            folder = Path(text)
-            found = recognise(folder) if folder.is_dir() else None
-            problem = None if found else "the folder is gone or no model any more"
+            folder, found, problem = Path(text), None, None
+            try:
+                found = judge_folder(folder).require()
+            except ModelError as error:
+                problem = str(error)
             stated = read_statement(folder, found) if found else Statement()
             yield self._entry(
                 "imported",
@@ -204,7 +208,8 @@ class Inventory:
         freed: int | None = None,
         **more: Any,
     ) -> Installed:
-        files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+        here = os.path.isdir(folder)  # noqa: PTH112 - False, too, where the disk refuses to say
+        files = [path for path in folder.rglob("*") if path.is_file()] if here else []
         total = _used_bytes((folder,)) if found == "?" else sum(path.stat().st_size for path in files)
         return Installed(
             id=entry_id,
@@ -334,8 +339,16 @@ def _is_text_model(folder: Path) -> bool:
     return writes and any(folder.glob("*.safetensors"))
 
 
-def _short(model: str) -> str:
-    return Path(model).name if resolve(model).folder is not None else model
+def _short_names(models: Iterable[str]) -> dict[str, str]:
+    """A Hugging Face id as it is; a folder by its last name, with as many before it as tell it from the others."""
+    names = {model: (model,) if resolve(model).folder is None else Path(model).parts for model in models}
+    return {model: "/".join(_telling(parts, names.values())) for model, parts in names.items()}
+
+
+def _telling(parts: tuple[str, ...], among: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    others = [other for other in among if other != parts]
+    endings = (parts[-count:] for count in range(1, len(parts) + 1))
+    return next((ending for ending in endings if all(o[-len(ending) :] != ending for o in others)), parts)
 
 
 def describe(entry: Installed) -> str:

@@ -12,14 +12,16 @@ import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
-from engines.models.contents import Contents, FolderContents
+from engines.models.architectures import unbuildable
+from engines.models.contents import Contents, FolderContents, listed
 from engines.models.graphs import check_onnxruntime_genai, check_openvino
+from engines.models.other_kinds import OTHER_KINDS, other_problem, other_remedy
 from engines.models.other_tasks import other_task, reads_images
 from engines.models.quantised import quantised
 from engines.toolkit.model_config import genai_files, read_json
@@ -64,17 +66,32 @@ class Judgement:
         return self.format
 
 
-def judge_folder(folder: Path, model: str | None = None) -> Judgement:
-    """Judge a folder on disk; raises ModelError when there is none or a JSON file in it is broken."""
+def judge_folder(folder: Path, model: str | None = None, wanted: Sequence[str] = ()) -> Judgement:
+    """Judge a folder on disk; raises ModelError when there is none, or something in it is broken or unreadable.
+
+    `wanted`: the formats that are of use, best first. A folder that holds several is judged as the first of them.
+    """
+    try:
+        return _judge_folder(folder, model, wanted)
+    except OSError as error:
+        reason = (error.strerror or str(error)).rstrip(".")
+        raise ModelError(
+            f"{error.filename or folder} cannot be read: {reason}.",
+            "Look whether the disk is there, and who may read the folder.",
+        ) from error
+
+
+def _judge_folder(folder: Path, model: str | None, wanted: Sequence[str]) -> Judgement:
     if folder.is_file():
-        if folder.suffix.lower() in _OTHER_KINDS:
+        if folder.suffix.lower() in OTHER_KINDS:
             return _other_kind(str(folder), folder.name)
         raise ModelError(f"{folder} is a file.", "Choose the folder that it lies in.")
     if not folder.is_dir():
         raise ModelError(
             f"There is no folder {folder}.", "Check the path, or give a Hugging Face id like org/name."
         )
-    found = judge(FolderContents(folder, model))
+    contents = FolderContents(folder, model)
+    found = _as_wanted(contents, judge(contents), wanted)
     if found.usable:
         files = ((entry.name, entry.stat()) for entry in os.scandir(folder) if entry.is_file())
         _read_through(
@@ -121,6 +138,17 @@ def judge(contents: Contents) -> Judgement:
         ) from error
 
 
+def _as_wanted(contents: Contents, found: Judgement, wanted: Sequence[str]) -> Judgement:
+    """What was exported may lie beside what it was made from."""
+    for kind in wanted if found.format in (OPENVINO, ONNXRUNTIME_GENAI) else ():
+        if kind == found.format:
+            break
+        other = next(filter(None, (rule(contents) for rule in _RULES_OF[kind])), None)
+        if other is not None and other.format == kind and other.usable:
+            return other
+    return found
+
+
 # --- the rules ---------------------------------------------------------------------------------------------
 
 
@@ -130,7 +158,7 @@ def _pointers(contents: Contents) -> Judgement | None:
         return None
     return Judgement(
         "a Git LFS checkout without its files",
-        problem=f"{contents.name} is incomplete: {_listed(pointers)} {'is' if len(pointers) == 1 else 'are'} only "
+        problem=f"{contents.name} is incomplete: {listed(pointers)} {'is' if len(pointers) == 1 else 'are'} only "
         "a pointer to the real file (Git LFS, or a link whose file is gone).",
         remedy="Run `git lfs install` and `git lfs pull` in the folder, or get the model again by its name.",
     )
@@ -144,8 +172,8 @@ def _onnxruntime_genai(contents: Contents) -> Judgement | None:
     inputs = [name for name in ("vision", "speech", "encoder") if model.get(name)]
     if inputs:
         return Judgement(
-            f"a model with {_listed(inputs)} input for ONNX Runtime GenAI",
-            problem=f"{contents.name} is a model with {_listed(inputs)} input (genai_config.json); this app runs "
+            f"a model with {listed(inputs)} input for ONNX Runtime GenAI",
+            problem=f"{contents.name} is a model with {listed(inputs)} input (genai_config.json); this app runs "
             "models that go from text to text.",
             remedy="Choose a text model.",
         )
@@ -154,7 +182,7 @@ def _onnxruntime_genai(contents: Contents) -> Judgement | None:
         return Judgement(
             what,
             problem=f"{contents.name} is incomplete: its genai_config.json names "
-            f"{_listed(missing) or 'no graph'}, which is missing.",
+            f"{listed(missing) or 'no graph'}, which is missing.",
             remedy=GET_AGAIN,
         )
     return _with_tokenizer(contents, Judgement(what, ONNXRUNTIME_GENAI))
@@ -170,7 +198,7 @@ def _openvino(contents: Contents) -> Judgement | None:
         kind = "encoder-decoder" if "openvino_encoder_model.xml" in models else "multimodal"
         return Judgement(
             f"an OpenVINO IR in parts ({kind})",
-            problem=f"{contents.name} is an OpenVINO IR in parts ({_listed(models)}), of a model that is "
+            problem=f"{contents.name} is an OpenVINO IR in parts ({listed(models)}), of a model that is "
             f"{kind}; this app runs text models whose graph is openvino_model.xml.",
             remedy="Choose a text model.",
         )
@@ -237,11 +265,11 @@ def _checkpoint(contents: Contents) -> Judgement | None:
         own = "params.json" if "params.json" in sizes else None
         return Judgement(
             "weights without config.json",
-            problem=f"{contents.name} has weights ({_listed(weights)}) but no config.json"
+            problem=f"{contents.name} has weights ({listed(weights)}) but no config.json"
             + (f"; {own} belongs to its maker's own layout." if own else "."),
             remedy="Get it in the layout of transformers: config.json, *.safetensors and tokenizer.json together.",
         )
-    for rule in (_quantised, _refused_architecture, _missing_shards):
+    for rule in (_quantised, _refused_architecture, _unknown_architecture, _missing_shards):
         found = rule(contents)
         if found is not None:
             return found
@@ -285,6 +313,14 @@ def _refused_architecture(contents: Contents) -> Judgement | None:
     return _not_a_chat_model(contents, *other) if other else None
 
 
+def _unknown_architecture(contents: Contents) -> Judgement | None:
+    """What the installed transformers cannot build: neither it nor a converter here does anything with it."""
+    found = unbuildable(contents.document("config.json"))
+    return (
+        Judgement(found.what, problem=f"{contents.name} {found.why}", remedy=found.remedy) if found else None
+    )
+
+
 def _not_a_chat_model(contents: Contents, what: str, does: str) -> Judgement:
     return Judgement(
         what,
@@ -309,7 +345,7 @@ def _missing_shards(contents: Contents) -> Judgement | None:
             weights = [name for name in sizes if _is_weights(name)]
             return Judgement(
                 "weights under another name",
-                problem=f"{contents.name} has no model.safetensors: its weights are in {_listed(weights)}, where "
+                problem=f"{contents.name} has no model.safetensors: its weights are in {listed(weights)}, where "
                 "transformers does not look for them.",
                 remedy="Get it in the layout of transformers: config.json, model.safetensors and tokenizer.json.",
             )
@@ -322,7 +358,7 @@ def _missing_shards(contents: Contents) -> Judgement | None:
     return Judgement(
         what,
         problem=f"{contents.name} is incomplete: {len(missing)} of {count} weight files are missing "
-        f"({_listed(missing)}).",
+        f"({listed(missing)}).",
         remedy=GET_AGAIN,
     )
 
@@ -337,7 +373,7 @@ def _pickled(contents: Contents) -> Judgement | None:
     where = contents.model or "the folder"
     return Judgement(
         "weights in PyTorch's old .bin files",
-        problem=f"{contents.name} has its weights only as {_listed(names)}: Python pickles, which can run code when "
+        problem=f"{contents.name} has its weights only as {listed(names)}: Python pickles, which can run code when "
         "they are opened. There are no *.safetensors files.",
         remedy="Save them once as safetensors, on a machine where you trust them: "
         f"AutoModelForCausalLM.from_pretrained(“{where}”).save_pretrained(…). Many repositories also have a "
@@ -345,32 +381,8 @@ def _pickled(contents: Contents) -> Judgement | None:
     )
 
 
-_OTHER_KINDS = {
-    ".gguf": "a GGUF model (llama.cpp)",
-    ".ggml": "a GGML model (llama.cpp)",
-    ".llamafile": "a llamafile",
-    ".onnx": "an ONNX graph without genai_config.json",
-    ".h5": "TensorFlow weights",
-    ".msgpack": "Flax weights",
-    ".tflite": "a TensorFlow Lite model",
-    ".task": "a MediaPipe model",
-    ".litertlm": "a LiteRT-LM model",
-    ".mlmodel": "a Core ML model",
-    ".engine": "a TensorRT engine",
-    ".pte": "an ExecuTorch program",
-    ".mnn": "an MNN model",
-    ".rkllm": "an RKLLM model (Rockchip)",
-    ".nemo": "a NeMo checkpoint",
-    ".npz": "NumPy weights (MLX or older)",
-    ".keras": "a Keras model",
-    ".pt": "PyTorch weights",
-    ".pth": "PyTorch weights",
-    ".ckpt": "PyTorch weights",
-}
-
-
 def _other_formats(contents: Contents) -> Judgement | None:
-    for suffix, what in _OTHER_KINDS.items():
+    for suffix, what in OTHER_KINDS.items():
         found = [name for name in contents.sizes() if name.lower().endswith(suffix)]
         if found:
             return _other(contents, what, found)
@@ -378,28 +390,12 @@ def _other_formats(contents: Contents) -> Judgement | None:
 
 
 def _other_kind(name: str, file: str) -> Judgement:
-    what = _OTHER_KINDS[Path(file).suffix.lower()]
-    return Judgement(what, problem=_other_problem(name, what, [file]), remedy=_other_remedy(what))
+    what = OTHER_KINDS[Path(file).suffix.lower()]
+    return Judgement(what, problem=other_problem(name, what, [file]), remedy=other_remedy(what))
 
 
 def _other(contents: Contents, what: str, files: list[str]) -> Judgement:
-    return Judgement(what, problem=_other_problem(contents.name, what, files), remedy=_other_remedy(what))
-
-
-def _other_problem(name: str, what: str, files: list[str]) -> str:
-    return (
-        f"{name} is {what} ({_listed(files)}): it holds none of the files this app can use, which are *.safetensors "
-        "with config.json, openvino_model.xml, or genai_config.json."
-    )
-
-
-def _other_remedy(what: str) -> str:
-    if "ONNX" in what:
-        return (
-            "Choose the original weights: ONNX Runtime GenAI needs a folder made by its own model builder, "
-            "which this app runs for you."
-        )
-    return "Choose the original model (*.safetensors); what each engine needs is made from it here."
+    return Judgement(what, problem=other_problem(contents.name, what, files), remedy=other_remedy(what))
 
 
 def _in_subfolders(contents: Contents) -> Judgement | None:
@@ -409,23 +405,23 @@ def _in_subfolders(contents: Contents) -> Judgement | None:
     folders = [f for f in folders if not f.startswith("onnx")]
     if not folders:
         onnx = [p for p in contents.nested() if p.endswith(".onnx")]
-        return _other(contents, _OTHER_KINDS[".onnx"], onnx) if onnx else None
-    remedy = f"Choose one of these folders: {_listed(folders, 6)}."
+        return _other(contents, OTHER_KINDS[".onnx"], onnx) if onnx else None
+    remedy = f"Choose one of these folders: {listed(folders, 6)}."
     if contents.model is not None:
         remedy = (
             "Choose the original model: builds that its makers publish this way are taken for it where they fit. "
-            f"Or download one folder and import it: {_listed(folders, 4)}."
+            f"Or download one folder and import it: {listed(folders, 4)}."
         )
     return Judgement(
         "a folder of models",
-        problem=f"{contents.name} holds no model itself; its folders do ({_listed(folders)}).",
+        problem=f"{contents.name} holds no model itself; its folders do ({listed(folders)}).",
         remedy=remedy,
     )
 
 
 def _nothing(contents: Contents) -> Judgement:
     sizes = contents.sizes()
-    found = f"It holds {_listed(sorted(sizes))}." if sizes else "It is empty."
+    found = f"It holds {listed(sorted(sizes))}." if sizes else "It is empty."
     return Judgement(
         "no model",
         problem=f"{contents.name} is not a model this app knows: it has none of the files this app can use, which "
@@ -438,6 +434,11 @@ _RULES: tuple[Callable[[Contents], Judgement | None], ...] = (
     *(_pointers, _onnxruntime_genai, _openvino, _diffusers, _adapter, _embedding),
     *(_checkpoint, _pickled, _other_formats, _in_subfolders),
 )
+_RULES_OF = {
+    ONNXRUNTIME_GENAI: (_onnxruntime_genai,),
+    OPENVINO: (_openvino,),
+    SAFETENSORS: (_adapter, _embedding, _checkpoint),
+}
 
 
 # --- the tokenizer -----------------------------------------------------------------------------------------
@@ -462,12 +463,12 @@ def _with_tokenizer(contents: Contents, found: Judgement) -> Judgement:
     other, can_save = "no tokenizer at all", False
     for names, what, convertible in _OTHER_TOKENIZERS:
         if all(name in sizes for name in names):
-            other, can_save = f"only {what} ({_listed(names)})", convertible
+            other, can_save = f"only {what} ({listed(names)})", convertible
             break
     else:
         ranks = [name for name in sizes if name.endswith(".tiktoken") or name == "tiktoken.model"]
         if ranks:
-            other, can_save = f"only a tiktoken file ({_listed(ranks)})", True
+            other, can_save = f"only a tiktoken file ({listed(ranks)})", True
     empty = "has an empty tokenizer.json" if "tokenizer.json" in sizes else "has no tokenizer.json"
     remedy = "Copy tokenizer.json and tokenizer_config.json from the original model into the folder."
     if can_save:
@@ -489,9 +490,3 @@ def _with_tokenizer(contents: Contents, found: Judgement) -> Judgement:
 
 def _is_weights(name: str) -> bool:
     return name.endswith(".safetensors") and not name.startswith("adapter_model")
-
-
-def _listed(names: Any, most: int = 3) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -18,6 +18,7 @@ from typing import Any
 
 from engines.engine import ModelError, OutOfMemoryError
 from engines.models import catalogue
+from engines.models.architectures import refuse_own_code
 from engines.models.catalogue import Prebuilt
 from engines.models.conversion.conversion import Conversion, finished_manifest, pace
 from engines.models.conversion.recipes import Cost, Recipe, cost, load_peak_bytes, recipe_for
@@ -56,6 +57,7 @@ from engines.processes.jobs import CancelledError, OnProgress
 from engines.processes.shared_jobs import SharedJobs
 from engines.protocol import EngineSpec, PreparedModel, Progress, Target
 from engines.runtime.activity import DOWNLOAD, Activity
+from engines.toolkit.model_config import read_json
 
 _LISTING_LIFE_S = 600.0
 _POLL_S = 0.2
@@ -129,9 +131,12 @@ class Workshop:
     def way_from(self, folder: Path, errand: Errand) -> UseFolder | UseMade | LinkFiles | Convert:
         """From a folder that is here, which is judged first. Raises ModelError."""
         target, spec = errand.target, errand.spec
-        judgement = judge_folder(folder, None if folder == resolve(target.model).folder else target.model)
+        name = None if folder == resolve(target.model).folder else target.model
+        judgement = judge_folder(folder, name, (_format(spec), SAFETENSORS))
         found = judgement.require()
         if found == spec.model_format:
+            if found == SAFETENSORS:
+                refuse_own_code(read_json(folder / "config.json"), target.model)
             statement = require_fit(folder, found, target, spec)
             if not _has_links(folder):
                 return UseFolder(folder)
@@ -173,7 +178,10 @@ class Workshop:
 
     def will_hash(self, folder: Path) -> bool:
         """Whether gigabytes have to be read for their fingerprint, which takes a while."""
-        return folder.is_dir() and self._hashes.of(folder, hash_large=False) is None
+        try:
+            return folder.is_dir() and self._hashes.of(folder, hash_large=False) is None
+        except OSError:  # whoever judges the folder says what is wrong
+            return False
 
     # --- the work ------------------------------------------------------------------------------------------
 
@@ -188,7 +196,7 @@ class Workshop:
         return self.jobs.run(
             DOWNLOAD,
             wanted.repository,
-            f"download {dataclasses.replace(wanted, formats=None)}",
+            f"download {dataclasses.replace(wanted, formats=None, own_code=True)}",
             lambda report, stop: download.download(wanted, log_path, report, stop, override=errand.override),
             errand.on_progress,
             errand.cancelled,
@@ -240,7 +248,9 @@ class Workshop:
             weight_bytes, loaded = facts.weight_bytes, loaded_bytes(facts, target)
             revision = self._revision(resolve(target.model), folder, hash_large=errand.hash_large)
         else:
-            weight_bytes = loaded = total_weight_bytes(file_sizes(folder))
+            sizes = file_sizes(folder)  # the original weights may lie beside them
+            graphs = {name: size for name, size in sizes.items() if not name.endswith(".safetensors")}
+            weight_bytes = loaded = total_weight_bytes(graphs)
             revision = hash_json(stat_signature(p for p in sorted(folder.iterdir()) if p.is_file()))
         return PreparedModel(
             path=str(folder.resolve()),

@@ -40,6 +40,9 @@ def reusable_tokens(
 KEPT = "kept: a prompt in two pieces gives the logits of the whole"
 DIFFERS = "not kept: a prompt in two pieces gives other logits than the whole"
 FAILS = "not kept: the model's state cannot be used again"
+FORGETS = (
+    "not kept: within a reply, too, it gives other logits, so each token is computed with all text before it"
+)
 _PROOF_TOKENS = 28
 _PROOF_IDS = 200
 """Every vocabulary has that many."""
@@ -60,21 +63,24 @@ def prove(resume: Callable[[Sequence[int], Sequence[int]], Any | None], toleranc
     computes `ids` whole. `tolerance`: how far the two may be apart within the engine's noise, as a share of
     the logits' spread. What comes behind the seam is short, so that a state that was lost there still shows.
     """
-    import numpy as np
-
     ids = proof_ids()
     longer = [*ids, *proof_ids(8, start=5)]
     edited = [*ids[:-4], *proof_ids(9, start=11)]
     try:
-        whole = np.asarray(resume((), ids), dtype=np.float64).reshape(-1)
-        spread = float(whole.std()) or 1.0
+        whole = resume((), ids)
         for kept in (ids[:-2], longer, edited):
             resumed = resume(kept, ids)
-            if resumed is None:
-                continue
-            apart = np.asarray(resumed, dtype=np.float64).reshape(-1) - whole
-            if not float(np.sqrt((apart**2).mean())) <= tolerance * spread:
+            if resumed is not None and not alike(resumed, whole, tolerance):
                 return DIFFERS
     except Exception:  # noqa: BLE001 - whatever goes wrong, then nothing is kept
         return FAILS
     return KEPT
+
+
+def alike(logits: Any, right: Any, tolerance: float) -> bool:
+    """Whether logits, shape (vocab,), are the right ones but for noise: `tolerance` is a share of their spread."""
+    import numpy as np
+
+    right = np.asarray(right, dtype=np.float64).reshape(-1)
+    apart = np.asarray(logits, dtype=np.float64).reshape(-1) - right
+    return bool(np.sqrt((apart**2).mean()) <= tolerance * (float(right.std()) or 1.0))

@@ -6,7 +6,7 @@ import pytest
 
 from engines import ENGINES
 from engines.protocol import GenerationRequest, PreparedModel, Target
-from engines.toolkit.kv_cache import DIFFERS, FAILS, KEPT, prove
+from engines.toolkit.kv_cache import DIFFERS, FAILS, FORGETS, KEPT, prove
 from engines.transformers_engine import TransformersEngine
 from tests.helpers.worlds import DEMO_WEIGHTS
 
@@ -47,6 +47,13 @@ def _configs():
             **SIZES, layer_types=["mamba", "attention"], mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16,
             num_local_experts=0, shared_intermediate_size=128,
         ),
+        "mamba": t.MambaConfig(**SIZES, state_size=8),
+        "mamba2": t.Mamba2Config(**SIZES, num_heads=8, head_dim=16, state_size=16, n_groups=1, chunk_size=16),
+        "rwkv": t.RwkvConfig(**SIZES),
+        "bamba": t.BambaConfig(
+            **SIZES, mamba_n_heads=8, mamba_d_head=16, mamba_d_state=16, attn_layer_indices=[1]
+        ),
+        "minimax": t.MiniMaxConfig(**small, num_local_experts=2, num_experts_per_tok=1, block_size=16),
     }  # fmt: skip
 
 
@@ -94,6 +101,27 @@ def test_a_second_turn_is_what_computing_it_whole_gives(tmp_path, family):
     if family == "llama":
         assert found == KEPT
         assert all(cached >= 16 for _, cached in kept)
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba", "mamba2", "rwkv", "bamba", "minimax"])
+def test_a_reply_is_the_librarys_own_whatever_its_state_is_called(tmp_path, family):
+    import torch
+
+    engine = loaded(made(tmp_path / family, family))
+    found = engine.check_cache()
+    prompt = [3 + (n * 37) % 400 for n in range(40)]
+    inputs = torch.tensor([prompt])
+    ids = engine._model.generate(
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=6,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    assert reply(engine, prompt)[0] == ids[0, len(prompt) :].tolist()
+    assert reply(engine, [*prompt, 5])[1] == (40 if family == "llama" else 0)
+    assert (found == FORGETS) == (family == "bamba")  # of transformers 5.5
 
 
 def test_a_long_prompt_leaves_no_trace_in_a_short_one(tmp_path):

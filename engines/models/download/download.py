@@ -33,12 +33,15 @@ class Wanted:
     """File name patterns directly in `subfolder`; None: everything below it."""
     formats: tuple[str, ...] | None = None
     """What the repository has to be, judged before anything is fetched; None: it is known."""
+    own_code: bool = True
+    """Whether it may need the Python code that comes with it."""
 
 
 def original_weights(repository: str, model_format: str) -> Wanted:
     """What an engine's folder is made from; a repository that already is such a folder is taken whole."""
     formats = tuple(dict.fromkeys((SAFETENSORS, model_format)))
-    return Wanted(repository, patterns=SOURCE_PATTERNS, formats=formats)
+    converted = model_format != SAFETENSORS
+    return Wanted(repository, patterns=SOURCE_PATTERNS, formats=formats, own_code=converted)
 
 
 def prompt_files(repository: str) -> Wanted:

@@ -60,15 +60,16 @@ class Hub:
         return info.sha, files, getattr(getattr(info, "safetensors", None), "total", None)
 
     def document(self, files: list[RemoteFile], commit: str, name: str) -> dict[str, Any]:
-        """A small JSON file at the top of the repository; empty when there is none, or it cannot be had."""
+        """A small JSON file at the top of the repository; empty when there is none. Raises DownloadError.
+
+        What a repository is hangs on it, so a refusal is no answer: a passing one is waited out.
+        """
         found = next((file for file in files if file.path == name and file.size <= _SMALL_BYTES), None)
         if found is None:
             return {}
         if name not in self._documents:
-            try:
-                self._documents[name] = parse_document(b"".join(self.stream(found, commit, 0)))
-            except Exception:  # noqa: BLE001 — the download itself will say what is wrong
-                return {}
+            content = self._retry(lambda: b"".join(self.stream(found, commit, 0)))
+            self._documents[name] = parse_document(content)
         return self._documents[name]
 
     def stream(self, file: RemoteFile, commit: str, start: int) -> Iterator[bytes]:
@@ -121,6 +122,9 @@ class Hub:
                 explain_status(status, headers, self.repository),
                 headers if is_passing(status) else None,
             )
+        except RefusedError as error:
+            problem = explain_status(error.status, error.headers, self.repository)
+            return None, problem, error.headers if is_passing(error.status) else None
         except httpx.ConnectError as error:
             return None, explain_os_error(error, self.repository), None
         except httpx.TransportError as error:

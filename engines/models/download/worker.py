@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
+from engines.models.architectures import refuse_own_code
 from engines.models.download.hub import (
     ATTEMPTS,
     DownloadError,
@@ -103,8 +104,11 @@ def _judged(hub: Hub, files: list[RemoteFile], commit: str, wanted: Mapping[str,
     formats = wanted.get("formats")
     if formats is None:
         return None
-    judgement = judge(_Repository(hub, files, commit))
-    if judgement.require() not in formats:
+    repository = _Repository(hub, files, commit)
+    judgement = judge(repository)
+    if judgement.require() == SAFETENSORS and not wanted["own_code"]:
+        refuse_own_code(repository.document("config.json"), hub.repository)
+    if judgement.format not in formats:
         raise DownloadError(
             f"{hub.repository} is {judgement.what}, and this engine loads no such folder; it can only be made from "
             "the original weights.",

@@ -10,10 +10,14 @@ import pytest
 
 from engines import ENGINES
 from engines.engine import ModelError
+from engines.models import architectures
 from engines.models.judgement import judge_folder
 from engines.models.model_names import DEMO_FOLDER
+from engines.models.overview import overview
+from engines.models.together import Backend
 from engines.protocol import Target
 from tests.engines.models.conftest import ONNX, OPENVINO, PLAIN, Watcher
+from tests.engines.models.hub_server import Fault
 
 CONFIG = json.loads((DEMO_FOLDER / "config.json").read_text(encoding="utf-8"))
 
@@ -322,6 +326,16 @@ KINDS |= {
     "tokenizer, an error page": (without(tokenizer__json="<html>"), "tokenizer.json .* damaged", "again"),
     "tokenizer's settings, cut": (cut("tokenizer_config.json", 20), "tokenizer_config.json cannot", "again"),
     "openvino, weights cut": (openvino(NET, b"0" * 163), "163 bytes where .* needs 164", "again"),
+    "openvino, stateless": (
+        openvino(NET.replace("/></net>", "/><port names='logits'/></net>"), b"0" * 164),
+        r"without a KV cache of its own \(stateless\)",
+        "text-generation-with-past",
+    ),
+    "openvino, of another task": (
+        openvino(NET.replace("/></net>", "/><port names='last_hidden_state'/></net>"), b"0" * 164),
+        "no output called logits",
+        "writes text",
+    ),
     "openvino, graph cut": (openvino(NET[:-3], b"0" * 164), "openvino_model.xml is damaged", "again"),
     "genai, weights gone": (genai(external("n.data", 0, 9)), "n.data is missing", "again"),
     "genai, weights cut": (
@@ -358,6 +372,23 @@ KINDS |= {
         configured(quantization_config={"w": 2}),
         "an unnamed method",
         "original weights",
+    ),
+}
+KINDS |= {
+    "newer than the library": (
+        configured(model_type="qwen9", architectures=["Qwen9ForCausalLM"]),
+        r"an architecture \(qwen9\) that the installed transformers .* does not know",
+        "Update the app",
+    ),
+    "multimodal, its text part does not run by itself": (
+        architecture(
+            "Mistral3ForConditionalGeneration",
+            model_type="mistral3",
+            vision_config={"x": 1},
+            text_config=CONFIG,
+        ),
+        r"a multimodal model \(Mistral3ForConditionalGeneration\) whose text part",
+        "text-only model",
     ),
 }
 KINDS["empty tokenizer"] = (
@@ -403,6 +434,8 @@ REMOTE = (
     "gguf",
     "diffusers",
     "missing shards",
+    "newer than the library",
+    "multimodal, its text part does not run by itself",
 )
 
 
@@ -418,6 +451,47 @@ def test_a_repository_is_judged_before_a_byte_of_its_weights_is_fetched(kind, co
     assert remedy in caught.value.remedy
     assert not [r for r in hub.requests if "/resolve/" in r.path and not r.path.endswith(".json")]
     assert len([r for r in hub.requests if r.path.startswith("/api/")]) == 1
+
+
+def test_code_of_its_own_is_refused_where_none_is_run_before_the_weights_are_fetched(copy, hub, fresh):
+    configured(model_type="homemade", auto_map={"AutoModelForCausalLM": "modeling_homemade.Homemade"})(copy)
+    hub.add("arena/homemade", copy)
+    for model in ("arena/homemade", str(copy)):
+        target, watcher = Target("transformers", "CPU", "fp32", model), Watcher()
+        with pytest.raises(ModelError, match="brings Python code of its own") as caught:
+            fresh.prepare(target, PLAIN, watcher, watcher.cancelled)
+        assert fresh.plan(target, PLAIN).refusal == str(caught.value)
+        assert "converted" in caught.value.remedy
+        assert fresh.plan(Target("openvino-genai", "CPU", "int4", model), OPENVINO).needs_remote_code
+    assert hub.gets("model.safetensors") == []
+
+
+def test_the_tables_of_the_library_are_read_without_importing_it():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    assert architectures.version()
+    assert all(map(architectures.is_known, CONFIG_MAPPING_NAMES))
+    assert all(map(architectures.writes, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    assert not architectures.writes("qwen2_vl")
+    assert not architectures.is_known("qwen9")
+
+
+@pytest.mark.parametrize(
+    ("fault", "refusal"),
+    [
+        (Fault(status=503, headers={"Retry-After": "0"}, times=2), "is an AWQ checkpoint"),
+        (Fault(status=429, headers={"Retry-After": "0"}, times=2), "is an AWQ checkpoint"),
+        (Fault(status=403, headers={"X-Error-Code": "GatedRepo"}), "arena/odd is gated"),
+    ],
+)
+def test_a_plan_is_not_made_without_what_the_hub_refused_to_show(fault, refusal, copy, hub, fresh):
+    quantised("awq", bits=4)(copy)
+    hub.add("arena/odd", copy)
+    hub.faults["config.json"] = fault
+    plan = fresh.plan(Target("transformers", "CPU", "fp32", "arena/odd"), PLAIN)
+    assert refusal in plan.refusal
+    assert plan.steps == ()
 
 
 def test_a_repository_without_a_tokenizer_is_asked_for_once(hub, fresh, copy):
@@ -489,3 +563,40 @@ def test_a_link_whose_file_is_gone_is_named(copy):
     except OSError:
         pytest.skip("links need a right that this account has not (Windows without developer mode)")
     assert "tokenizer.json is only a pointer" in judge_folder(copy).problem
+
+
+def test_what_the_disk_refuses_is_one_sentence_and_stops_no_list(copy, fresh):
+    refusing = Path("/proc/self/mem")
+    if not refusing.exists():
+        pytest.skip("needs a file whose reading fails (Linux)")
+    fresh.import_folder(copy)
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors").symlink_to(refusing)
+    target, watcher = Target("openvino-genai", "CPU", "int4", str(copy)), Watcher()
+    with pytest.raises(ModelError, match="cannot be read: Input/output error") as caught:
+        fresh.prepare(target, OPENVINO, watcher, watcher.cancelled)
+    assert "the disk" in caught.value.remedy
+    assert fresh.plan(target, OPENVINO).refusal == str(caught.value)
+    with pytest.raises(ModelError, match="cannot be read"):
+        fresh.import_folder(copy)
+    entry = next(e for e in fresh.installed() if e.kind == "imported")
+    assert entry.problem == str(caught.value)
+    rows = overview(fresh, (Backend(Target("openvino-genai", "CPU", "int4"), OPENVINO),))
+    assert next(row for row in rows if row.model == str(copy)).cells[0].plan.refusal == str(caught.value)
+
+
+def test_what_was_exported_into_the_folder_of_its_original_hides_nothing(copy, fresh):
+    graph = NET.replace("/></net>", "/><port names='logits'/></net>").replace(
+        "<net>", "<net><layer type='ReadValue'/>"
+    )
+    (copy / "openvino_model.xml").write_text(graph)
+    (copy / "openvino_model.bin").write_bytes(b"0" * 164)
+
+    def plan(engine: str, precision: str, spec):
+        return fresh.plan(Target(engine, "CPU", precision, str(copy)), spec)
+
+    assert [step.text for step in plan("openvino-genai", "int4", OPENVINO).steps] == [f"Use {copy}"]
+    assert plan("transformers", "fp32", PLAIN).ready
+    assert [step.kind for step in plan("onnxruntime-genai", "int4", ONNX).steps] == ["convert"]
+    write(copy, "adapter_config.json", {"peft_type": "LORA"})
+    assert "OpenVINO IR format" in plan("transformers", "fp32", PLAIN).refusal

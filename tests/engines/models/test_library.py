@@ -269,6 +269,16 @@ def test_a_folder_is_recognised_imported_and_forgotten(library, fresh, tmp_path)
     assert entry.id not in {e.id for e in fresh.installed()}
 
 
+def test_folders_of_one_name_are_told_apart(cache, fresh, tmp_path):
+    for name in ("qwen/int4", "llama/int4", "a/gemma"):
+        fresh.import_folder(Path(shutil.copytree(DEMO_FOLDER, tmp_path / name)))
+    shutil.rmtree(tmp_path / "llama")
+    titles = {Path(choice.name).parent.name: choice.title for choice in fresh.models() if choice.is_here}
+    assert titles.items() >= {"qwen": "qwen/int4", "llama": "llama/int4", "a": "gemma"}.items()
+    problem = next(entry.problem for entry in fresh.installed() if "llama" in entry.model)
+    assert problem.startswith("There is no folder")
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
