@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from ui.access import SCOPE_KEY, Login, Role, Way, route_of
+from ui.api import ollama
+from ui.api.errors import ApiError
 from ui.share.bodies import (
     Message,
     NoJsonError,
@@ -177,6 +179,9 @@ class Guard:
             return None
         kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
         if kind == "application/json" or request.path.startswith("/v1/"):
+            return None
+        if request.path in ollama.PATHS and request.header("origin") is None:
+            _call_it_json(request)
             return None
         if kind == "multipart/form-data" and request.path == _UPLOAD:
             return None
@@ -404,6 +409,13 @@ def _name_by_target(scope: Scope) -> None:
     scope.update(path=path, raw_path=path.encode(), headers=[(b"host", found["host"].encode()), *others])
 
 
+def _call_it_json(request: Request) -> None:
+    """Ollama's own examples (`curl -d`) send JSON under another name; a browser would have said whose page it is."""
+    others = [(name, value) for name, value in request.headers if name.lower() != b"content-type"]
+    request.headers = [*others, (b"content-type", b"application/json")]
+    request.scope["headers"] = request.headers
+
+
 # --- answers -----------------------------------------------------------------------------------------------
 
 
@@ -442,7 +454,7 @@ async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
         return
     told: dict[str, Any] = {"detail": text}
     if scope["path"].startswith(("/v1/", "/api/")):
-        told = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+        told = ApiError(status, text).document(scope["path"])
     await _reply(send, status, json.dumps(told).encode(), [(b"content-type", b"application/json")])
 
 
