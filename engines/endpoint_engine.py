@@ -152,7 +152,7 @@ class EndpointEngine(ServedEngine):
 
     async def _ask(self, request: GenerationRequest, on_text: OnText) -> AnswerReport:
         heard, fields = Heard(), self._fields(request)
-        async for chunk in self._client.chunks(fields, self._refused, self._stall_s):
+        async for chunk in self._client.chunks(fields, self._refused, self._stall_s, heard):
             text, thought = heard.take(chunk)
             if (text or thought) and not on_text(text, thought):
                 break

@@ -70,14 +70,16 @@ class Heard:
         self._server.update(
             {f"{name}_s": value / 1e9 for name, value in durations.items() if isinstance(value, (int, float))}
         )
-        if not chunk.choices:
+        choices = getattr(chunk, "choices", None)
+        if not choices:
             return "", ""
-        choice = chunk.choices[0]
+        choice = choices[0]
         self.finish_reason = choice.finish_reason or self.finish_reason
         delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
         text = getattr(delta, "content", None) or ""
         told = getattr(delta, "model_extra", None) or {}
-        thought = next((told[name] for name in _THOUGHT_FIELDS if isinstance(told.get(name), str)), "")
+        thought = next((told[name] for name in _THOUGHT_FIELDS if told.get(name)), "")
+        thought = thought if isinstance(thought, str) else ""
         self.pieces += bool(text or thought)
         return text, thought
 
@@ -90,10 +92,20 @@ class Heard:
             prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
             cached_prompt_tokens=_count(getattr(details, "cached_tokens", None)),
             output_tokens=_count(getattr(usage, "completion_tokens", None)),
+            reasoning_tokens=_reasoning_tokens(usage),
             token_offsets_s=self._offsets,
             server=self._server,
             warning=f"The server does not take: {', '.join(sorted(refused))}." if refused else None,
         )
+
+
+def _reasoning_tokens(usage: Any) -> int | None:
+    """Those among the output tokens; None where it does not say, or counts them apart (then the total is larger)."""
+    told = _count(getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None))
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, made, total = (_count(getattr(usage, name, None)) for name in names)
+    apart = prompt is not None and made is not None and total is not None and total > prompt + made
+    return None if apart or told is None or made is None or told > made else told
 
 
 def _count(value: Any) -> int | None:
@@ -162,7 +174,7 @@ class Client:
         raw = await self._openai.models.with_raw_response.list()
         try:
             listed = json.loads(raw.text)["data"]
-            return tuple(str(entry["id"]) for entry in listed)
+            return tuple(str(entry["id"]) for entry in listed or ())  # Ollama without a model: null
         except (ValueError, KeyError, TypeError) as error:
             raise _NotTheApiError(*self._not_json(raw.headers), 200) from error
 
@@ -174,12 +186,18 @@ class Client:
             "Correct its address: it usually ends in /v1.",
         )
 
-    async def chunks(self, fields: dict[str, Any], refused: set[str], stall_s: float) -> AsyncIterator[Any]:
-        """The answer, piece by piece; fields the server refuses by name are left out, and that is remembered."""
+    async def chunks(
+        self, fields: dict[str, Any], refused: set[str], stall_s: float, heard: Heard
+    ) -> AsyncIterator[Any]:
+        """The answer, piece by piece; fields the server refuses by name are left out, and that is remembered.
+
+        `heard`: what has been taken of it so far. Many servers say `role` at once and only then load or read, so
+        it is the first text that ends the long patience.
+        """
         stream = await self._told(self._open(fields, refused))
-        patience_s = _FIRST_PIECE_S
         try:
             while True:
+                patience_s = stall_s if heard.pieces else _FIRST_PIECE_S
                 try:
                     chunk = await self._told(
                         asyncio.wait_for(anext(stream, None), patience_s), streaming=True
@@ -188,7 +206,8 @@ class Client:
                     raise self.stopped(f"nothing came for {patience_s:g} s") from error
                 if chunk is None:
                     return
-                patience_s = stall_s
+                if (problem := _error_in(chunk)) is not None:
+                    raise self._gave_up(problem)
                 yield chunk
         finally:
             if hasattr(stream, "close"):
@@ -235,7 +254,15 @@ class Client:
                 raise self.stopped("the connection was lost") from error
             raise self._connection_error(error) from error
         except openai.APIError as error:  # an error object in mid-stream
-            raise ServerError(f"{self.address} gave up: {_said(error)}.", "Look into its log.") from error
+            raise self._gave_up(_said(error)) from error
+        except ValueError as error:
+            raise ServerError(
+                f"{self.address} sends what is no JSON: {_short(str(error))}.",
+                "Look into the server's own log; something in between may have answered in its place.",
+            ) from error
+
+    def _gave_up(self, said: str) -> ServerError:
+        return ServerError(f"{self.address} gave up: {said}.", "Look into its log.")
 
     def _status_error(self, error: openai.APIStatusError) -> ServerError:
         status, said = error.status_code, _said(error)
@@ -303,6 +330,16 @@ async def _once(raw: Any) -> AsyncIterator[Any]:
     from openai.types.chat import ChatCompletion
 
     yield ChatCompletion.construct(**json.loads(await raw.http_response.aread()))
+
+
+def _error_in(chunk: Any) -> str | None:
+    """What went wrong, where a server says so in place of a piece of the answer, with a status of success."""
+    told = getattr(chunk, "model_extra", None) or {}
+    error = told.get("error") or (told if getattr(chunk, "object", None) == "error" else None)
+    if not error:
+        return None
+    message = error.get("message") if isinstance(error, dict) else error
+    return _short(str(message or "it does not say why"))
 
 
 def _reason(causes: list[BaseException]) -> str:

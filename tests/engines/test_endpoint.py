@@ -142,6 +142,7 @@ def test_a_thought_is_told_apart_from_the_answer(world, model):
     events = []
     finished = world.ask(model, on_event=events.append)
     assert (finished.reasoning, finished.text) == ("Let me see.", TEXT)
+    assert finished.metrics.first_reasoning_s < finished.metrics.first_answer_s
     pieces = [event for event in events if isinstance(event, Token)]
     assert "".join(piece.thought for piece in pieces) == finished.reasoning
     assert pieces[0].thought
@@ -178,6 +179,9 @@ def test_servers_that_know_less_are_met_where_they_are(world, model):
         ("cut", ("stopped before its end", "lost")),
         ("hangs", ("stopped before its end", "nothing came for 0.6 s")),
         ("error-inside", ("gave up", "crashed")),
+        ("error-unnamed", ("gave up", "The engine is dead")),
+        ("error-whole", ("gave up", "Unexpected endpoint")),
+        ("garbage", ("no JSON", "own log")),
         ("html", ("web page (HTML)", "/v1")),
         ("away", ("302", "elsewhere.example")),
     ],
@@ -192,6 +196,29 @@ def test_each_failure_is_one_sentence_with_a_remedy(world, model, words):
     assert failed.message.startswith(("double (http", "The stream of double (http"))
     assert failed.message.count("\n") == 0
     assert world.ask("good").text == TEXT  # and the next prompt goes through
+
+
+def test_a_server_that_says_its_role_and_then_loads_is_waited_for(world):
+    """What comes at once is no text; another Backend Arena says it before its model is loaded."""
+    finished = world.ask("role-first")  # a second of silence, where 0.6 s are allowed between two pieces
+    assert finished.text == TEXT
+    assert finished.metrics.ttft_s > 0.9
+
+
+def test_text_that_was_held_back_to_the_end_gives_no_rate(world):
+    finished = world.ask("at-once")
+    assert (finished.text, finished.metrics.output_tokens) == (TEXT, 9)
+    assert finished.metrics.decode_tok_s is None
+    assert "does not stream" in finished.warning
+    assert finished.metrics.ttft_s > 0.5
+
+
+def test_tokens_of_a_thought_that_was_not_sent_enter_no_rate(world):
+    finished = world.ask("hides-its-thoughts")
+    metrics = finished.metrics
+    span = metrics.piece_offsets_s[-1] - metrics.piece_offsets_s[0]
+    assert (metrics.output_tokens, metrics.decode_tok_s) == (9, pytest.approx(8 / span))
+    assert "thought 100 tokens" in finished.warning
 
 
 @pytest.mark.parametrize("model", ["slow", "hangs"])
@@ -267,6 +294,20 @@ def test_a_bare_address_is_enough(world, root):
         world.endpoints.add("bare", other.address)
         assert world.ask("good", name="bare").text == TEXT
         world.manager.unload(Target("endpoint", "bare", "served", "good"))
+
+
+def test_a_server_without_a_model_is_there_and_says_so(world):
+    with ServerDouble(empty=True) as other:
+        world.endpoints.add("empty", other.url)
+        try:
+            world.manager.settings_changed(SETTINGS)
+            found = world.manager.availability(refresh=True)["endpoint"].device_status
+            (status,) = [status for status in found if status.device == "empty"]
+            assert status.ok
+            known = [Known("Ollama", "ollama", other.server_address[1])]
+            assert [server.models for server in find_servers(known, lambda: None)] == [()]
+        finally:
+            world.endpoints.remove("empty")
 
 
 def test_a_server_whose_list_of_models_fails_can_be_asked_all_the_same(world):
