@@ -242,7 +242,10 @@ def _user(text: str) -> Any:
 
 async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    if error.status >= 500:
+        # The `openai` package asks twice more by itself: each time the same model would be loaded to fail again.
+        headers["x-should-retry"] = "false"
     return JSONResponse(error.document(request.url.path), error.status, headers)
 
 

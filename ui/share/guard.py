@@ -67,6 +67,10 @@ HEADERS = (
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
 _ABSOLUTE = re.compile(r"https?://(?P<host>[^/?#]*)(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
+_BESIDE_THE_API = re.compile(
+    r"/{1,9}(v1|(v1/)?(chat/completions|completions|responses|embeddings|models(/.*)?))/?"
+)
+"""Where programs ask whose base URL lacks `/v1`, or has a slash too many."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MOST_BODY_BYTES = 40 * 2**20
 """Of the owner's requests: the longest prompt, a few times over. A visitor's is a tenth of it."""
@@ -216,7 +220,7 @@ class Guard:
             await self._app(request.scope, receive, send)
             return
         if route is None or route.way is Way.NOBODY:
-            await _refuse(request.scope, send, 404, "There is nothing here.")
+            await self._nothing(request, send)
             return
         if route.way is Way.GUARD:
             await self._login_or_logout(request, receive, send)
@@ -238,6 +242,14 @@ class Guard:
             await _refuse(request.scope, send, 403, "Only the owner of this PC can do that.")
         else:
             await self._serve(request, receive, send, login)
+
+    async def _nothing(self, request: Request, send: Send) -> None:
+        if not _BESIDE_THE_API.fullmatch(request.path):
+            await _refuse(request.scope, send, 404, "There is nothing here.")
+            return
+        told = f"There is no {request.path} here. OpenAI's API is under /v1: end the base URL with it, as in http://HOST/v1."
+        body = json.dumps(ApiError(404, told).document()).encode()
+        await _reply(send, 404, body, [(b"content-type", b"application/json")])
 
     def _is_welcome(self) -> bool:
         door = self._door
