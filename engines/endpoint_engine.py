@@ -157,7 +157,7 @@ class EndpointEngine(ServedEngine):
             if (text or thought) and not on_text(text, thought):
                 break
         else:
-            if heard.finish_reason is None:
+            if not heard.is_whole:
                 raise self._client.stopped(f"after {heard.pieces} pieces of text it was simply over")
         return heard.report((self._refused & fields.keys()) - {"stream_options", "max_tokens"})
 

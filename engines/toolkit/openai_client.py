@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -32,6 +34,15 @@ _OPTIONAL = (
 
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 """Where servers put what the model thinks: llama.cpp, LM Studio and we the first, Ollama and vLLM the second."""
+
+
+_CUT = {
+    "content_filter": "The server cut the reply: its content filter did not let it pass.",
+    "tool_calls": "The server ended the reply to call a tool, which nobody here offers.",
+    "error": "The server ended the reply with an error that it does not name.",
+    "abort": "The server gave the reply up before its end.",
+}
+"""Why a reply ended that is neither its end nor the limit, in the servers' words -> in ours."""
 
 
 @dataclass(frozen=True)
@@ -76,27 +87,48 @@ class Heard:
         choice = choices[0]
         self.finish_reason = choice.finish_reason or self.finish_reason
         delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
-        text = getattr(delta, "content", None) or ""
+        text, thought = _parted(getattr(delta, "content", None))
         told = getattr(delta, "model_extra", None) or {}
-        thought = next((told[name] for name in _THOUGHT_FIELDS if told.get(name)), "")
-        thought = thought if isinstance(thought, str) else ""
+        thought += next((t for name in _THOUGHT_FIELDS if isinstance(t := told.get(name), str) and t), "")
         self.pieces += bool(text or thought)
         return text, thought
 
     def report(self, refused: set[str]) -> AnswerReport:
         """`refused`: settings of the person's that the server does not take."""
         usage = self._usage
+        made = _count(getattr(usage, "completion_tokens", None))
         details = getattr(usage, "prompt_tokens_details", None)
         return AnswerReport(
             finish_reason="length" if self.finish_reason == "length" else "stop",
-            prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+            prompt_tokens=_count(getattr(usage, "prompt_tokens", None)) or None,
             cached_prompt_tokens=_count(getattr(details, "cached_tokens", None)),
-            output_tokens=_count(getattr(usage, "completion_tokens", None)),
+            output_tokens=None if made == 0 and self.pieces else made,  # zeros stand for “not counted”
             reasoning_tokens=_reasoning_tokens(usage),
             token_offsets_s=self._offsets,
             server=self._server,
-            warning=f"The server does not take: {', '.join(sorted(refused))}." if refused else None,
+            warning=" ".join(filter(None, (_refusal(refused), _CUT.get(self.finish_reason or "")))) or None,
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server has said that this is all: why it ended, or what it counted in the end."""
+        return self.finish_reason is not None or self._usage is not None
+
+
+def _refusal(fields: set[str]) -> str | None:
+    return f"The server does not take: {', '.join(sorted(fields))}." if fields else None
+
+
+def _parted(content: Any) -> tuple[str, str]:
+    """Answer and thought of what a chunk holds: a text, or, as Mistral's models send it, a list of parts."""
+    if isinstance(content, str):
+        return content, ""
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thoughts = [
+        inner for part in parts if part.get("type") == "thinking" for inner in part.get("thinking") or ()
+    ]
+    return text, "".join(str(inner.get("text") or "") for inner in thoughts if isinstance(inner, dict))
 
 
 def _reasoning_tokens(usage: Any) -> int | None:
@@ -223,7 +255,8 @@ class Client:
             try:
                 raw = await self._openai.chat.completions.with_raw_response.create(**sent)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                named = [n for n in ("max_tokens", *_OPTIONAL) if n in sent and n in str(error)]
+                told = error.response.text  # the error's own text holds one of the shapes only
+                named = [n for n in ("max_tokens", *_OPTIONAL) if n in sent and re.search(rf"\b{n}\b", told)]
                 if not named:
                     raise
                 refused.add(named[0])
@@ -338,8 +371,7 @@ def _error_in(chunk: Any) -> str | None:
     error = told.get("error") or (told if getattr(chunk, "object", None) == "error" else None)
     if not error:
         return None
-    message = error.get("message") if isinstance(error, dict) else error
-    return _short(str(message or "it does not say why"))
+    return _short(_words(error) or "it does not say why")
 
 
 def _reason(causes: list[BaseException]) -> str:
@@ -361,10 +393,25 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _said(error: openai.APIError) -> str:
-    """What the server wrote, one line of it."""
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return _short(message if isinstance(message, str) else error.message)
+    """What the server wrote, one line of it; where that is nothing for people, what its status means."""
+    status = getattr(error, "status_code", None)
+    meaning = next((known.phrase for known in http.HTTPStatus if known == status), None)
+    return _short(_words(error.body) or meaning or error.message)
+
+
+def _words(body: Any) -> str | None:
+    """The sentence in an error's body: OpenAI's `message`, Ollama's and TGI's `error`, FastAPI's `detail`."""
+    if isinstance(body, str):
+        return body.strip() if body.strip() and not body.lstrip().startswith("<") else None
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(_words, body))) or None
+    if not isinstance(body, dict):
+        return None
+    found = next(
+        filter(None, (_words(body.get(name)) for name in ("message", "error", "detail", "msg"))), None
+    )
+    place = body.get("loc")
+    return f"{place[-1]}: {found}" if found and isinstance(place, list) and place else found
 
 
 def _short(text: str, longest: int = 240) -> str:

@@ -137,7 +137,7 @@ def test_another_arena_brings_its_own_token_times(world):
     assert len(metrics.piece_offsets_s) == len(WORDS)
 
 
-@pytest.mark.parametrize("model", ["thinks", "thinks-aloud", "thinks-in-brackets"])
+@pytest.mark.parametrize("model", ["thinks", "thinks-aloud", "thinks-in-brackets", "in-parts"])
 def test_a_thought_is_told_apart_from_the_answer(world, model):
     events = []
     finished = world.ask(model, on_event=events.append)
@@ -168,9 +168,29 @@ def test_servers_that_know_less_are_met_where_they_are(world, model):
     assert world.ask(model).warning is None
 
 
+def test_what_a_server_refuses_is_understood_in_every_shape(world):
+    assert "temperature" in world.ask("tgi").warning
+    assert world.ask("tgi").text == TEXT
+    finished = world.ask("fastapi")
+    assert (finished.text, finished.warning) == (TEXT, None)
+
+
+def test_a_reply_that_was_counted_is_whole_and_zeros_are_no_count(world):
+    finished = world.ask("no-reason")
+    assert (finished.text, finished.finish_reason, finished.metrics.output_tokens) == (TEXT, "stop", 9)
+    metrics = world.ask("zeros").metrics
+    assert (metrics.prompt_tokens, metrics.output_tokens, metrics.decode_tok_s) == (None, None, None)
+
+
+def test_a_reply_that_the_server_cut_says_so(world):
+    assert "content filter" in world.ask("filtered").warning
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        ("gateway", ("502", "Bad Gateway")),
+        ("plain-words", ("429", "Slow down, please")),
         ("no-key", ("wants a key", "401")),
         ("no-model", ("404", "does not exist")),
         ("too-many", ("429", "Rate limit", "20 s")),

@@ -38,6 +38,11 @@ MODELS = (
         "hides-its-thoughts",
         "role-first",
         "at-once",
+        "tgi",
+        "fastapi",
+        "no-reason",
+        "in-parts",
+        "zeros",
     ),
     *(
         "no-key",
@@ -50,6 +55,9 @@ MODELS = (
         "error-unnamed",
         "error-whole",
         "garbage",
+        "gateway",
+        "plain-words",
+        "filtered",
         "html",
         "hangs",
         "away",
@@ -172,6 +180,48 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(400, {"error": {"message": text}})
             return
         self._good(body)
+
+    def _tgi(self, body: Any) -> None:
+        if body.get("temperature") == 0:
+            text = "Input validation error: `temperature` must be strictly positive"
+            self._json(422, {"error": text, "error_type": "validation"})
+            return
+        self._good(body)
+
+    def _fastapi(self, body: Any) -> None:
+        """Forbids what it does not know, in its framework's own shape."""
+        if "stream_options" in body:
+            wrong = {
+                "type": "extra_forbidden",
+                "loc": ["body", "stream_options"],
+                "msg": "Extra inputs are not permitted",
+            }
+            self._json(422, {"detail": [wrong]})
+            return
+        self._good(body)
+
+    def _no_reason(self, _body: Any) -> None:
+        """Never says why a reply ended, but counts it."""
+        self._stream([*_texts(), {"choices": [], "usage": USAGE}])
+
+    def _in_parts(self, _body: Any) -> None:
+        """As Mistral's thinking models."""
+        thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}]
+        answers = [_delta({"content": [{"type": "text", "text": word}]}) for word in WORDS]
+        self._stream([_delta({"content": thought}), *answers, _end(), {"choices": [], "usage": USAGE}])
+
+    def _zeros(self, _body: Any) -> None:
+        nothing = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+        self._stream([*_texts(), _end(), {"choices": [], "usage": nothing}])
+
+    def _filtered(self, _body: Any) -> None:
+        self._stream([*_texts(2), _end("content_filter")])
+
+    def _gateway(self, _body: Any) -> None:
+        self._answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", "text/html")
+
+    def _plain_words(self, _body: Any) -> None:
+        self._json(429, {"error": "Slow down, please."})
 
     def _thinks(self, _body: Any) -> None:
         thoughts = [_delta({"reasoning_content": text}) for text in ("Let me", " see.")]
