@@ -55,6 +55,11 @@ class Address:
         return f"{self.name} ({self.url})"
 
 
+def is_sendable(key: str) -> bool:
+    """Whether a key can stand in a header."""
+    return key.isascii() and key.isprintable()
+
+
 class Heard:
     """What a stream has told so far."""
 
@@ -161,6 +166,11 @@ class Client:
         import openai
 
         self.address, self.url = address, address.url
+        if not is_sendable(address.key or ""):
+            raise ServerError(
+                f"The key of {address} holds a character that no key can have, so it is not asked.",
+                "Give its key again on the System tab, or correct the environment variable.",
+            )
         host = httpx2.URL(address.url).host
         self._http = openai.DefaultAsyncHttpxClient(
             timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),

@@ -13,11 +13,12 @@ from engines.endpoints import discovery
 from engines.endpoints.discovery import Known, find_servers
 from engines.endpoints.keys import Keys
 from engines.endpoints.registry import SETTINGS, Endpoints, parse_option
-from engines.engine import EngineError
+from engines.engine import EngineError, ServerError
 from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
 from engines.protocol import Failed, Target, Token
 from engines.runtime.manager import EngineFailure, EngineManager
+from engines.toolkit.openai_client import Address, Client
 from tests.helpers.server_double import MODELS, WORDS, ServerDouble, doubles
 from tests.helpers.worlds import ask
 
@@ -409,6 +410,18 @@ def test_a_key_can_stay_in_the_environment(tmp_path, monkeypatch):
     assert "first" not in (tmp_path / "endpoints.json").read_text()
 
 
+@pytest.mark.parametrize("key", ["“sk-abc”", "sk-a\u200bb", "sk-a\nb", "schlüssel"])
+def test_a_key_that_cannot_be_sent_is_told_before_anybody_is_asked(tmp_path, monkeypatch, key):
+    endpoints = Endpoints(tmp_path, ring=lambda: None)
+    with pytest.raises(EngineError, match="no key can have") as refused:
+        endpoints.add("a", "http://one.example/v1", key)
+    assert refused.value.remedy
+    assert not endpoints.all()
+    with pytest.raises(ServerError, match="no key can have") as refused:
+        Client(Address("a", "http://one.example/v1", key))  # as out of an environment variable
+    assert key not in str(refused.value)
+
+
 # --- addresses ---------------------------------------------------------------------------------------------
 
 
@@ -445,6 +458,20 @@ def test_what_is_no_name_or_address_is_refused_with_an_example(tmp_path, name, u
         Endpoints(tmp_path, ring=lambda: None).add(name, url)
     assert refused.value.remedy
     assert not (tmp_path / "endpoints.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("copied", "url"),
+    [
+        ("http://localhost:8000/v1/chat/completions", "http://localhost:8000/v1"),
+        ("http://localhost:8000/v1/models/", "http://localhost:8000/v1"),
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://10.0.0.0:8000/models/v1", "http://10.0.0.0:8000/models/v1"),
+    ],
+)
+def test_an_address_as_it_is_copied_is_understood(tmp_path, copied, url):
+    assert Endpoints(tmp_path, ring=lambda: None).add("a", copied).url == url
 
 
 def test_local_servers_are_found_on_loopback_by_asking(double):
