@@ -152,12 +152,12 @@ class EndpointEngine(ServedEngine):
 
     async def _ask(self, request: GenerationRequest, on_text: OnText) -> AnswerReport:
         heard, fields = Heard(), self._fields(request)
-        async for chunk in self._client.chunks(fields, self._refused, self._stall_s):
+        async for chunk in self._client.chunks(fields, self._refused, self._stall_s, heard):
             text, thought = heard.take(chunk)
             if (text or thought) and not on_text(text, thought):
                 break
         else:
-            if heard.finish_reason is None:
+            if not heard.is_whole:
                 raise self._client.stopped(f"after {heard.pieces} pieces of text it was simply over")
         return heard.report((self._refused & fields.keys()) - {"stream_options", "max_tokens"})
 

@@ -107,6 +107,8 @@ class AnswerReport:
     server: Mapping[str, Any] = field(default_factory=dict)
     """Its own counts and durations, in its own words."""
     warning: str | None = None
+    reasoning_tokens: int | None = None
+    """Of the output tokens, those of the thought; its text may not have been sent."""
 
 
 OnToken = Callable[[int], bool]

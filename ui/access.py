@@ -246,7 +246,8 @@ ROUTES: tuple[Route, ...] = (
     *_routes(Way.GUARD, "GET HEAD POST", "/login", "/login/", "/logout"),
     *_routes(Way.EVERYONE, "GET HEAD", "/favicon.ico", "/robots.txt"),
     *_routes(Way.EVERYONE, "GET HEAD", "/health"),
-    *_routes(Way.ITSELF, _EVERY, "/v1/{path:path}", "/api/version", "/api/tags", "/api/show", "/api/chat"),
+    *_routes(Way.ITSELF, _EVERY, "/v1/{path:path}", "/api/version", "/api/tags", "/api/ps", "/api/show"),
+    *_routes(Way.ITSELF, _EVERY, "/api/chat", "/api/generate"),
     # The page itself. What is under assets and static is the same in every installation of Gradio.
     *_routes(Way.LOGGED_IN, "GET HEAD", "/"),
     *_routes(Way.LOGGED_IN, "GET HEAD", "/theme.css", f"{_API}/theme.css", "/manifest.json"),

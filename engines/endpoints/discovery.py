@@ -70,7 +70,7 @@ def _ask(known: Known) -> Found | None:
     try:
         with opener.open(f"{url}/models", timeout=TIMEOUT_S) as answer:
             listed = json.loads(answer.read(1_000_000))["data"]
-        models = tuple(str(entry["id"]) for entry in listed)
+        models = tuple(str(entry["id"]) for entry in listed or ())  # Ollama without a model: null
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Found(known.title, known.name, url, models)

@@ -14,10 +14,15 @@ from urllib.parse import urlsplit
 
 from engines.endpoints.keys import Keys, Ring, system_ring, write_private
 from engines.engine import EngineError
+from engines.toolkit.openai_client import is_sendable
 
 SETTINGS = "endpoints"
 """Name of these settings in `EngineSpec.settings`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
+_ROUTE = re.compile(r"/(chat/completions|completions|responses|embeddings|models)/?$")
+"""What is behind the address when a whole example was copied."""
+_EVERYWHERE = {"//0.0.0.0": "//127.0.0.1", "//[::]": "//[::1]"}
+"""Where a server says it listens, at every address of this computer -> where it can be asked, on Windows too."""
 _VARIABLE = re.compile(r"\$?\{?([A-Za-z_][A-Za-z0-9_]*)\}?")
 
 
@@ -56,7 +61,7 @@ class Endpoints:
         Raises EngineError for what is no name or no address.
         """
         name, url = _checked_name(name), _checked_url(url)
-        key = (key or "").strip()
+        key = _checked_key(key)
         variable = _VARIABLE.fullmatch(key) if key.startswith("$") else None
         endpoint = Endpoint(name, url, variable.group(1) if variable else None, lasting)
         with self._lock:
@@ -137,8 +142,21 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def _checked_key(key: str | None) -> str:
+    key = (key or "").strip()
+    if not is_sendable(key):
+        raise EngineError(
+            "The key holds a character that no key can have: a typographic quote, a line break, an unseen one.",
+            "Copy it again, without what stands around it.",
+        )
+    return key
+
+
 def _checked_url(url: str) -> str:
-    url = url.strip().rstrip("/")
+    url = _ROUTE.sub("", url.strip().rstrip("/"))
+    for everywhere, here in _EVERYWHERE.items():
+        if url.partition(":")[2].startswith(everywhere):
+            url = url.replace(everywhere, here, 1)
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -34,6 +36,15 @@ _THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 """Where servers put what the model thinks: llama.cpp, LM Studio and we the first, Ollama and vLLM the second."""
 
 
+_CUT = {
+    "content_filter": "The server cut the reply: its content filter did not let it pass.",
+    "tool_calls": "The server ended the reply to call a tool, which nobody here offers.",
+    "error": "The server ended the reply with an error that it does not name.",
+    "abort": "The server gave the reply up before its end.",
+}
+"""Why a reply ended that is neither its end nor the limit, in the servers' words -> in ours."""
+
+
 @dataclass(frozen=True)
 class Address:
     name: str
@@ -42,6 +53,11 @@ class Address:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.url})"
+
+
+def is_sendable(key: str) -> bool:
+    """Whether a key can stand in a header."""
+    return key.isascii() and key.isprintable()
 
 
 class Heard:
@@ -70,30 +86,63 @@ class Heard:
         self._server.update(
             {f"{name}_s": value / 1e9 for name, value in durations.items() if isinstance(value, (int, float))}
         )
-        if not chunk.choices:
+        choices = getattr(chunk, "choices", None)
+        if not choices:
             return "", ""
-        choice = chunk.choices[0]
+        choice = choices[0]
         self.finish_reason = choice.finish_reason or self.finish_reason
         delta = getattr(choice, "delta", None) or getattr(choice, "message", None)
-        text = getattr(delta, "content", None) or ""
+        text, thought = _parted(getattr(delta, "content", None))
         told = getattr(delta, "model_extra", None) or {}
-        thought = next((told[name] for name in _THOUGHT_FIELDS if isinstance(told.get(name), str)), "")
+        thought += next((t for name in _THOUGHT_FIELDS if isinstance(t := told.get(name), str) and t), "")
         self.pieces += bool(text or thought)
         return text, thought
 
     def report(self, refused: set[str]) -> AnswerReport:
         """`refused`: settings of the person's that the server does not take."""
         usage = self._usage
+        made = _count(getattr(usage, "completion_tokens", None))
         details = getattr(usage, "prompt_tokens_details", None)
         return AnswerReport(
             finish_reason="length" if self.finish_reason == "length" else "stop",
-            prompt_tokens=_count(getattr(usage, "prompt_tokens", None)),
+            prompt_tokens=_count(getattr(usage, "prompt_tokens", None)) or None,
             cached_prompt_tokens=_count(getattr(details, "cached_tokens", None)),
-            output_tokens=_count(getattr(usage, "completion_tokens", None)),
+            output_tokens=None if made == 0 and self.pieces else made,  # zeros stand for “not counted”
+            reasoning_tokens=_reasoning_tokens(usage),
             token_offsets_s=self._offsets,
             server=self._server,
-            warning=f"The server does not take: {', '.join(sorted(refused))}." if refused else None,
+            warning=" ".join(filter(None, (_refusal(refused), _CUT.get(self.finish_reason or "")))) or None,
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server has said that this is all: why it ended, or what it counted in the end."""
+        return self.finish_reason is not None or self._usage is not None
+
+
+def _refusal(fields: set[str]) -> str | None:
+    return f"The server does not take: {', '.join(sorted(fields))}." if fields else None
+
+
+def _parted(content: Any) -> tuple[str, str]:
+    """Answer and thought of what a chunk holds: a text, or, as Mistral's models send it, a list of parts."""
+    if isinstance(content, str):
+        return content, ""
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    text = "".join(str(part.get("text") or "") for part in parts if part.get("type") == "text")
+    thoughts = [
+        inner for part in parts if part.get("type") == "thinking" for inner in part.get("thinking") or ()
+    ]
+    return text, "".join(str(inner.get("text") or "") for inner in thoughts if isinstance(inner, dict))
+
+
+def _reasoning_tokens(usage: Any) -> int | None:
+    """Those among the output tokens; None where it does not say, or counts them apart (then the total is larger)."""
+    told = _count(getattr(getattr(usage, "completion_tokens_details", None), "reasoning_tokens", None))
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, made, total = (_count(getattr(usage, name, None)) for name in names)
+    apart = prompt is not None and made is not None and total is not None and total > prompt + made
+    return None if apart or told is None or made is None or told > made else told
 
 
 def _count(value: Any) -> int | None:
@@ -117,6 +166,11 @@ class Client:
         import openai
 
         self.address, self.url = address, address.url
+        if not is_sendable(address.key or ""):
+            raise ServerError(
+                f"The key of {address} holds a character that no key can have, so it is not asked.",
+                "Give its key again on the System tab, or correct the environment variable.",
+            )
         host = httpx2.URL(address.url).host
         self._http = openai.DefaultAsyncHttpxClient(
             timeout=httpx2.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
@@ -162,7 +216,7 @@ class Client:
         raw = await self._openai.models.with_raw_response.list()
         try:
             listed = json.loads(raw.text)["data"]
-            return tuple(str(entry["id"]) for entry in listed)
+            return tuple(str(entry["id"]) for entry in listed or ())  # Ollama without a model: null
         except (ValueError, KeyError, TypeError) as error:
             raise _NotTheApiError(*self._not_json(raw.headers), 200) from error
 
@@ -174,12 +228,18 @@ class Client:
             "Correct its address: it usually ends in /v1.",
         )
 
-    async def chunks(self, fields: dict[str, Any], refused: set[str], stall_s: float) -> AsyncIterator[Any]:
-        """The answer, piece by piece; fields the server refuses by name are left out, and that is remembered."""
+    async def chunks(
+        self, fields: dict[str, Any], refused: set[str], stall_s: float, heard: Heard
+    ) -> AsyncIterator[Any]:
+        """The answer, piece by piece; fields the server refuses by name are left out, and that is remembered.
+
+        `heard`: what has been taken of it so far. Many servers say `role` at once and only then load or read, so
+        it is the first text that ends the long patience.
+        """
         stream = await self._told(self._open(fields, refused))
-        patience_s = _FIRST_PIECE_S
         try:
             while True:
+                patience_s = stall_s if heard.pieces else _FIRST_PIECE_S
                 try:
                     chunk = await self._told(
                         asyncio.wait_for(anext(stream, None), patience_s), streaming=True
@@ -188,7 +248,8 @@ class Client:
                     raise self.stopped(f"nothing came for {patience_s:g} s") from error
                 if chunk is None:
                     return
-                patience_s = stall_s
+                if (problem := _error_in(chunk)) is not None:
+                    raise self._gave_up(problem)
                 yield chunk
         finally:
             if hasattr(stream, "close"):
@@ -204,7 +265,8 @@ class Client:
             try:
                 raw = await self._openai.chat.completions.with_raw_response.create(**sent)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                named = [n for n in ("max_tokens", *_OPTIONAL) if n in sent and n in str(error)]
+                told = error.response.text  # the error's own text holds one of the shapes only
+                named = [n for n in ("max_tokens", *_OPTIONAL) if n in sent and re.search(rf"\b{n}\b", told)]
                 if not named:
                     raise
                 refused.add(named[0])
@@ -235,7 +297,15 @@ class Client:
                 raise self.stopped("the connection was lost") from error
             raise self._connection_error(error) from error
         except openai.APIError as error:  # an error object in mid-stream
-            raise ServerError(f"{self.address} gave up: {_said(error)}.", "Look into its log.") from error
+            raise self._gave_up(_said(error)) from error
+        except ValueError as error:
+            raise ServerError(
+                f"{self.address} sends what is no JSON: {_short(str(error))}.",
+                "Look into the server's own log; something in between may have answered in its place.",
+            ) from error
+
+    def _gave_up(self, said: str) -> ServerError:
+        return ServerError(f"{self.address} gave up: {said}.", "Look into its log.")
 
     def _status_error(self, error: openai.APIStatusError) -> ServerError:
         status, said = error.status_code, _said(error)
@@ -305,6 +375,15 @@ async def _once(raw: Any) -> AsyncIterator[Any]:
     yield ChatCompletion.construct(**json.loads(await raw.http_response.aread()))
 
 
+def _error_in(chunk: Any) -> str | None:
+    """What went wrong, where a server says so in place of a piece of the answer, with a status of success."""
+    told = getattr(chunk, "model_extra", None) or {}
+    error = told.get("error") or (told if getattr(chunk, "object", None) == "error" else None)
+    if not error:
+        return None
+    return _short(_words(error) or "it does not say why")
+
+
 def _reason(causes: list[BaseException]) -> str:
     """Why a connection did not come about, in words where we have some."""
     for cause in causes:
@@ -324,10 +403,25 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _said(error: openai.APIError) -> str:
-    """What the server wrote, one line of it."""
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return _short(message if isinstance(message, str) else error.message)
+    """What the server wrote, one line of it; where that is nothing for people, what its status means."""
+    status = getattr(error, "status_code", None)
+    meaning = next((known.phrase for known in http.HTTPStatus if known == status), None)
+    return _short(_words(error.body) or meaning or error.message)
+
+
+def _words(body: Any) -> str | None:
+    """The sentence in an error's body: OpenAI's `message`, Ollama's and TGI's `error`, FastAPI's `detail`."""
+    if isinstance(body, str):
+        return body.strip() if body.strip() and not body.lstrip().startswith("<") else None
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(_words, body))) or None
+    if not isinstance(body, dict):
+        return None
+    found = next(
+        filter(None, (_words(body.get(name)) for name in ("message", "error", "detail", "msg"))), None
+    )
+    place = body.get("loc")
+    return f"{place[-1]}: {found}" if found and isinstance(place, list) and place else found
 
 
 def _short(text: str, longest: int = 240) -> str:

@@ -66,6 +66,7 @@ from engines.toolkit.process_facts import memory_bytes, versions
 from engines.toolkit.thoughts import SERVED_MARKS, Kind, Marks, ThoughtParser, marks_of_reply, part
 from engines.worker.prompt import PromptEncoder, prompt_sha256
 from engines.worker.reading import ReplyReader
+from engines.worker.served import AT_ONCE, came_at_once, unseen_words
 from engines.worker.stops import StopFinder
 from engines.worker.tokenization import KEPT_FOLDER
 
@@ -118,6 +119,8 @@ class Run:
         self.texts: list[str] = []
         """Of the answer."""
         self.thoughts: list[str] = []
+        self.first_thought_s: float | None = None
+        self.first_answer_s: float | None = None
 
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.started
@@ -127,6 +130,10 @@ class Run:
         if token_id is not None:
             self.ids.append(token_id)
         self.offsets.append(offset_s)
+        if thought and self.first_thought_s is None:
+            self.first_thought_s = offset_s
+        if text and self.first_answer_s is None:
+            self.first_answer_s = offset_s
         self.take_rest(text, thought)
         return Token(self.run_id, token_id, text, offset_s, thought)
 
@@ -324,12 +331,17 @@ class Worker:
         if not any(run.thoughts) and (used := marks_of_reply(answer := "".join(run.texts))):
             parted = part(answer, *used)
             run.texts, run.thoughts = [parted.answer], [parted.reasoning or ""]
+            run.first_answer_s = None  # nobody saw where the answer began
+        unseen = 0 if any(run.thoughts) else report.reasoning_tokens or 0
+        at_once = not report.token_offsets_s and came_at_once(run.offsets)
         metrics = RunMetrics(
             prompt_tokens=report.prompt_tokens,
             cached_prompt_tokens=report.cached_prompt_tokens,
-            output_tokens=report.output_tokens,
+            output_tokens=None if report.output_tokens is None else report.output_tokens - unseen,
             token_offsets_s=report.token_offsets_s,
-            piece_offsets_s=tuple(run.offsets),
+            piece_offsets_s=tuple(run.offsets[:1] if at_once else run.offsets),
+            first_reasoning_s=run.first_thought_s,
+            first_answer_s=run.first_answer_s,
             clock="server" if report.token_offsets_s else "client",
             server=dict(report.server) or None,
             total_s=total_s,
@@ -337,8 +349,13 @@ class Worker:
             peak_rss_bytes=memory_bytes()[1],
         )
         reason = "cancelled" if run.cancelled.is_set() else report.finish_reason or "stop"
-        warning = report.warning or _warning(run, reason, None)
-        self._send(run.finished(reason, metrics, warning))
+        told = (
+            report.warning,
+            unseen_words(unseen),
+            AT_ONCE if at_once else None,
+            _warning(run, reason, None),
+        )
+        self._send(run.finished(reason, metrics, " ".join(filter(None, told)) or None))
 
     def _run(self, engine: Engine, run: Run) -> None:
         encoder, loaded = self._reader(), self._loaded

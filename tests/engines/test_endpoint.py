@@ -13,11 +13,12 @@ from engines.endpoints import discovery
 from engines.endpoints.discovery import Known, find_servers
 from engines.endpoints.keys import Keys
 from engines.endpoints.registry import SETTINGS, Endpoints, parse_option
-from engines.engine import EngineError
+from engines.engine import EngineError, ServerError
 from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
 from engines.protocol import Failed, Target, Token
 from engines.runtime.manager import EngineFailure, EngineManager
+from engines.toolkit.openai_client import Address, Client
 from tests.helpers.server_double import MODELS, WORDS, ServerDouble, doubles
 from tests.helpers.worlds import ask
 
@@ -137,11 +138,12 @@ def test_another_arena_brings_its_own_token_times(world):
     assert len(metrics.piece_offsets_s) == len(WORDS)
 
 
-@pytest.mark.parametrize("model", ["thinks", "thinks-aloud", "thinks-in-brackets"])
+@pytest.mark.parametrize("model", ["thinks", "thinks-aloud", "thinks-in-brackets", "in-parts"])
 def test_a_thought_is_told_apart_from_the_answer(world, model):
     events = []
     finished = world.ask(model, on_event=events.append)
     assert (finished.reasoning, finished.text) == ("Let me see.", TEXT)
+    assert finished.metrics.first_reasoning_s < finished.metrics.first_answer_s
     pieces = [event for event in events if isinstance(event, Token)]
     assert "".join(piece.thought for piece in pieces) == finished.reasoning
     assert pieces[0].thought
@@ -167,9 +169,29 @@ def test_servers_that_know_less_are_met_where_they_are(world, model):
     assert world.ask(model).warning is None
 
 
+def test_what_a_server_refuses_is_understood_in_every_shape(world):
+    assert "temperature" in world.ask("tgi").warning
+    assert world.ask("tgi").text == TEXT
+    finished = world.ask("fastapi")
+    assert (finished.text, finished.warning) == (TEXT, None)
+
+
+def test_a_reply_that_was_counted_is_whole_and_zeros_are_no_count(world):
+    finished = world.ask("no-reason")
+    assert (finished.text, finished.finish_reason, finished.metrics.output_tokens) == (TEXT, "stop", 9)
+    metrics = world.ask("zeros").metrics
+    assert (metrics.prompt_tokens, metrics.output_tokens, metrics.decode_tok_s) == (None, None, None)
+
+
+def test_a_reply_that_the_server_cut_says_so(world):
+    assert "content filter" in world.ask("filtered").warning
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
+        ("gateway", ("502", "Bad Gateway")),
+        ("plain-words", ("429", "Slow down, please")),
         ("no-key", ("wants a key", "401")),
         ("no-model", ("404", "does not exist")),
         ("too-many", ("429", "Rate limit", "20 s")),
@@ -178,6 +200,9 @@ def test_servers_that_know_less_are_met_where_they_are(world, model):
         ("cut", ("stopped before its end", "lost")),
         ("hangs", ("stopped before its end", "nothing came for 0.6 s")),
         ("error-inside", ("gave up", "crashed")),
+        ("error-unnamed", ("gave up", "The engine is dead")),
+        ("error-whole", ("gave up", "Unexpected endpoint")),
+        ("garbage", ("no JSON", "own log")),
         ("html", ("web page (HTML)", "/v1")),
         ("away", ("302", "elsewhere.example")),
     ],
@@ -192,6 +217,29 @@ def test_each_failure_is_one_sentence_with_a_remedy(world, model, words):
     assert failed.message.startswith(("double (http", "The stream of double (http"))
     assert failed.message.count("\n") == 0
     assert world.ask("good").text == TEXT  # and the next prompt goes through
+
+
+def test_a_server_that_says_its_role_and_then_loads_is_waited_for(world):
+    """What comes at once is no text; another Backend Arena says it before its model is loaded."""
+    finished = world.ask("role-first")  # a second of silence, where 0.6 s are allowed between two pieces
+    assert finished.text == TEXT
+    assert finished.metrics.ttft_s > 0.9
+
+
+def test_text_that_was_held_back_to_the_end_gives_no_rate(world):
+    finished = world.ask("at-once")
+    assert (finished.text, finished.metrics.output_tokens) == (TEXT, 9)
+    assert finished.metrics.decode_tok_s is None
+    assert "does not stream" in finished.warning
+    assert finished.metrics.ttft_s > 0.5
+
+
+def test_tokens_of_a_thought_that_was_not_sent_enter_no_rate(world):
+    finished = world.ask("hides-its-thoughts")
+    metrics = finished.metrics
+    span = metrics.piece_offsets_s[-1] - metrics.piece_offsets_s[0]
+    assert (metrics.output_tokens, metrics.decode_tok_s) == (9, pytest.approx(8 / span))
+    assert "thought 100 tokens" in finished.warning
 
 
 @pytest.mark.parametrize("model", ["slow", "hangs"])
@@ -267,6 +315,20 @@ def test_a_bare_address_is_enough(world, root):
         world.endpoints.add("bare", other.address)
         assert world.ask("good", name="bare").text == TEXT
         world.manager.unload(Target("endpoint", "bare", "served", "good"))
+
+
+def test_a_server_without_a_model_is_there_and_says_so(world):
+    with ServerDouble(empty=True) as other:
+        world.endpoints.add("empty", other.url)
+        try:
+            world.manager.settings_changed(SETTINGS)
+            found = world.manager.availability(refresh=True)["endpoint"].device_status
+            (status,) = [status for status in found if status.device == "empty"]
+            assert status.ok
+            known = [Known("Ollama", "ollama", other.server_address[1])]
+            assert [server.models for server in find_servers(known, lambda: None)] == [()]
+        finally:
+            world.endpoints.remove("empty")
 
 
 def test_a_server_whose_list_of_models_fails_can_be_asked_all_the_same(world):
@@ -348,6 +410,18 @@ def test_a_key_can_stay_in_the_environment(tmp_path, monkeypatch):
     assert "first" not in (tmp_path / "endpoints.json").read_text()
 
 
+@pytest.mark.parametrize("key", ["“sk-abc”", "sk-a\u200bb", "sk-a\nb", "schlüssel"])
+def test_a_key_that_cannot_be_sent_is_told_before_anybody_is_asked(tmp_path, monkeypatch, key):
+    endpoints = Endpoints(tmp_path, ring=lambda: None)
+    with pytest.raises(EngineError, match="no key can have") as refused:
+        endpoints.add("a", "http://one.example/v1", key)
+    assert refused.value.remedy
+    assert not endpoints.all()
+    with pytest.raises(ServerError, match="no key can have") as refused:
+        Client(Address("a", "http://one.example/v1", key))  # as out of an environment variable
+    assert key not in str(refused.value)
+
+
 # --- addresses ---------------------------------------------------------------------------------------------
 
 
@@ -384,6 +458,20 @@ def test_what_is_no_name_or_address_is_refused_with_an_example(tmp_path, name, u
         Endpoints(tmp_path, ring=lambda: None).add(name, url)
     assert refused.value.remedy
     assert not (tmp_path / "endpoints.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("copied", "url"),
+    [
+        ("http://localhost:8000/v1/chat/completions", "http://localhost:8000/v1"),
+        ("http://localhost:8000/v1/models/", "http://localhost:8000/v1"),
+        ("http://0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("http://[::]:8000/v1", "http://[::1]:8000/v1"),
+        ("http://10.0.0.0:8000/models/v1", "http://10.0.0.0:8000/models/v1"),
+    ],
+)
+def test_an_address_as_it_is_copied_is_understood(tmp_path, copied, url):
+    assert Endpoints(tmp_path, ring=lambda: None).add("a", copied).url == url
 
 
 def test_local_servers_are_found_on_loopback_by_asking(double):

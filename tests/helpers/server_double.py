@@ -35,6 +35,14 @@ MODELS = (
         "thinks-aloud",
         "thinks-in-brackets",
         "ends-a-thought",
+        "hides-its-thoughts",
+        "role-first",
+        "at-once",
+        "tgi",
+        "fastapi",
+        "no-reason",
+        "in-parts",
+        "zeros",
     ),
     *(
         "no-key",
@@ -44,6 +52,12 @@ MODELS = (
         "stops",
         "cut",
         "error-inside",
+        "error-unnamed",
+        "error-whole",
+        "garbage",
+        "gateway",
+        "plain-words",
+        "filtered",
         "html",
         "hangs",
         "away",
@@ -58,10 +72,11 @@ class ServerDouble(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, key: str | None = None, root: str = "/v1", tls: Any = None, **habits: bool):
-        """`html`: a web page; `listless`: its list of models fails."""
+        """`html`: a web page; `listless`: its list of models fails; `empty`: it has none, as Ollama says it."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.key, self.root = key, root
         self.html, self.listless = habits.get("html", False), habits.get("listless", False)
+        self.empty = habits.get("empty", False)
         self.requests: list[dict[str, Any]] = []
         self.gone = threading.Event()
         self.scheme = "https" if tls else "http"
@@ -99,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"<html>not found</html>", "text/html")
         elif self.server.listless:
             self._json(500, {"detail": "CacheNotFound"})
+        elif self.server.empty:
+            self._json(200, {"object": "list", "data": None})
         elif self._allowed():
             data = [{"id": name, "object": "model", "owned_by": "double"} for name in MODELS]
             self._json(200, {"object": "list", "data": data})
@@ -164,6 +181,48 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._good(body)
 
+    def _tgi(self, body: Any) -> None:
+        if body.get("temperature") == 0:
+            text = "Input validation error: `temperature` must be strictly positive"
+            self._json(422, {"error": text, "error_type": "validation"})
+            return
+        self._good(body)
+
+    def _fastapi(self, body: Any) -> None:
+        """Forbids what it does not know, in its framework's own shape."""
+        if "stream_options" in body:
+            wrong = {
+                "type": "extra_forbidden",
+                "loc": ["body", "stream_options"],
+                "msg": "Extra inputs are not permitted",
+            }
+            self._json(422, {"detail": [wrong]})
+            return
+        self._good(body)
+
+    def _no_reason(self, _body: Any) -> None:
+        """Never says why a reply ended, but counts it."""
+        self._stream([*_texts(), {"choices": [], "usage": USAGE}])
+
+    def _in_parts(self, _body: Any) -> None:
+        """As Mistral's thinking models."""
+        thought = [{"type": "thinking", "thinking": [{"type": "text", "text": "Let me see."}]}]
+        answers = [_delta({"content": [{"type": "text", "text": word}]}) for word in WORDS]
+        self._stream([_delta({"content": thought}), *answers, _end(), {"choices": [], "usage": USAGE}])
+
+    def _zeros(self, _body: Any) -> None:
+        nothing = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), 0)
+        self._stream([*_texts(), _end(), {"choices": [], "usage": nothing}])
+
+    def _filtered(self, _body: Any) -> None:
+        self._stream([*_texts(2), _end("content_filter")])
+
+    def _gateway(self, _body: Any) -> None:
+        self._answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", "text/html")
+
+    def _plain_words(self, _body: Any) -> None:
+        self._json(429, {"error": "Slow down, please."})
+
     def _thinks(self, _body: Any) -> None:
         thoughts = [_delta({"reasoning_content": text}) for text in ("Let me", " see.")]
         self._stream([*thoughts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
@@ -181,6 +240,23 @@ class _Handler(BaseHTTPRequestHandler):
         """Its template began the thought, and it says so to nobody."""
         texts = [_delta({"content": text}) for text in ("Let me", " see.\n</thi", "nk>\n\n")]
         self._stream([*texts, *_texts(), _end(), {"choices": [], "usage": USAGE}])
+
+    def _hides_its_thoughts(self, _body: Any) -> None:
+        details = {
+            "completion_tokens": 109,
+            "total_tokens": 120,
+            "completion_tokens_details": {"reasoning_tokens": 100},
+        }
+        self._stream([*_texts(), _end(), {"choices": [], "usage": {**USAGE, **details}}])
+
+    def _role_first(self, _body: Any) -> None:
+        """Says that it is there, and only then loads the model."""
+        self._stream(_texts(0), done=False, then=lambda: time.sleep(1.0), and_then=[*_texts(), _end()])
+
+    def _at_once(self, _body: Any) -> None:
+        """Something in between holds everything back until the end."""
+        time.sleep(0.6)
+        self._stream([*_texts(), _end(), {"choices": [], "usage": USAGE}], pause_s=0)
 
     def _no_key(self, _body: Any) -> None:
         self._json(401, {"error": {"message": "Incorrect API key provided"}})
@@ -211,6 +287,19 @@ class _Handler(BaseHTTPRequestHandler):
     def _error_inside(self, _body: Any) -> None:
         self._stream([*_texts(2), {"error": {"message": "The model runner has crashed", "type": "server"}}])
 
+    def _error_unnamed(self, _body: Any) -> None:
+        """As vLLM does."""
+        self._stream(
+            [*_texts(2), {"object": "error", "message": "The engine is dead", "code": 500}], done=False
+        )
+
+    def _error_whole(self, _body: Any) -> None:
+        """As LM Studio does, with a status of success."""
+        self._json(200, {"error": "Unexpected endpoint or method"})
+
+    def _garbage(self, _body: Any) -> None:
+        self._stream(["Internal Server Error"], done=False)
+
     def _hangs(self, _body: Any) -> None:
         """A few words, then silence; notices when the client goes."""
         self._stream(_texts(2), done=False, then=self._wait_until_gone)
@@ -228,16 +317,24 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.gone.set()
                 return
 
-    def _stream(self, chunks: Any, *, done: bool = True, broken: bool = False, then: Any = None) -> None:
+    def _stream(
+        self,
+        chunks: Any,
+        *,
+        done: bool = True,
+        broken: bool = False,
+        then: Any = None,
+        and_then: Any = (),
+        pause_s: float = 0.02,
+    ) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for chunk in chunks:
-            self._chunk(f"data: {json.dumps({'id': 'x', 'object': 'chat.completion.chunk', **chunk})}\n\n")
-            time.sleep(0.02)
+        self._events(chunks, pause_s)
         if then:
             then()
+        self._events(and_then, pause_s)
         if broken:
             self.wfile.write(b"ff\r\ndata: {")
             self.close_connection = True
@@ -245,6 +342,12 @@ class _Handler(BaseHTTPRequestHandler):
         if done:
             self._chunk("data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
+
+    def _events(self, chunks: Any, pause_s: float) -> None:
+        for chunk in chunks:
+            named = {"id": "x", "object": "chat.completion.chunk"}
+            self._chunk(f"data: {chunk if isinstance(chunk, str) else json.dumps({**named, **chunk})}\n\n")
+            time.sleep(pause_s)
 
     def _chunk(self, text: str) -> None:
         data = text.encode()

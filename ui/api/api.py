@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from engines.protocol import Target
-from engines.runtime.manager import EngineManager
+from engines.runtime.manager import EngineFailure, EngineManager
 from engines.toolkit.openai_client import OFFSETS_HEADER
-from ui.api.errors import ApiError
+from ui.api.errors import ApiError, failure
 from ui.api.keys import ApiKeys
 from ui.api.lanes import Lanes
 from ui.api.requests import Chat, require_honoured
@@ -78,6 +78,22 @@ class Api:
                 400, "A lane of another server is not passed on to a third.", param="model", code="loop"
             )
         return target
+
+    async def load(self, target: Target) -> None:
+        """Have a target's model in memory without asking it anything; raises ApiError."""
+
+        def load() -> None:
+            with self.manager.lease(target):
+                pass
+
+        try:
+            await asyncio.to_thread(load)
+        except EngineFailure as problem:
+            raise failure(problem.failed) from problem
+
+    async def unload(self, target: Target) -> None:
+        """End a target's worker, unless somebody uses it."""
+        await asyncio.to_thread(self.manager.unload, target)
 
     async def run(
         self, target: Target, chat: Chat, settings: Settings, caller: Caller, *, raw: bool = False

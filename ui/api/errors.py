@@ -23,7 +23,10 @@ class ApiError(Exception):
         self.status, self.param, self.code = status, param, code
         self.kind = kind or ("server_error" if status >= 500 else "invalid_request_error")
 
-    def document(self) -> dict[str, Any]:
+    def document(self, path: str = "/v1/") -> dict[str, Any]:
+        """As programs read it on that path: on Ollama's routes the error is the sentence itself."""
+        if path.startswith("/api/"):
+            return {"error": str(self), "param": self.param, "code": self.code}
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 

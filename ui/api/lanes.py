@@ -97,9 +97,25 @@ class Lanes:
     # --- what is meant ---------------------------------------------------------------------------------
 
     def resolve(self, name: str) -> Target:
-        """The target behind a name; raises ApiError (404) saying what there is."""
+        """The target behind a name, whatever its capitals; raises ApiError (404) saying what there is."""
         name = name.strip()
         name = self.aliases().get(name, name)
+        try:
+            return self._named(name)
+        except ApiError:
+            spelled = self._spelled(name)
+            if spelled is None:
+                raise
+        return self._named(spelled)
+
+    def _spelled(self, name: str) -> str | None:
+        """The one name here from which this differs in capitals only, as the Hub does not mind them either."""
+        targets = [lane.target for lane in self.all()]
+        known = {AUTO, *map(lane_name, targets), *(target.model for target in targets)}
+        alike = {each for each in known - {name} if each.casefold() == name.casefold()}
+        return alike.pop() if len(alike) == 1 else None
+
+    def _named(self, name: str) -> Target:
         if name == AUTO:
             return self._best()
         if name.count("/") >= 2 and name.split("/", 1)[0] in self._manager.specs:

@@ -273,6 +273,13 @@ class ResponseItem(BaseModel):
     role: Literal["system", "developer", "user", "assistant"] | None = None
     content: str | list[TextPart] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_thoughts_out(cls, fields: Any) -> Any:
+        """A thought is made of other parts than a message, and nobody reads it."""
+        is_thought = isinstance(fields, dict) and fields.get("type") == "reasoning"
+        return {"type": "reasoning"} if is_thought else fields
+
 
 class Reasoning(_Body):
     effort: Effort | None = None

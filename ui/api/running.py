@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,9 @@ class Running:
     """One run. Made by `start`; used by one task of the event loop."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._began = asyncio.get_running_loop(), time.monotonic()
+        self.waited_s: float | None = None
+        """From being asked for until the worker took the request, loading included; None before the first token."""
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._turn: LiveTurn | None = None
         self._waiting: Event | None = None
@@ -40,6 +43,8 @@ class Running:
     def hear(self, event: Event) -> None:
         """Take an event, on whatever thread it comes."""
         if isinstance(event, (Token, Finished, Failed)):
+            if self.waited_s is None and isinstance(event, Token):
+                self.waited_s = max(0.0, time.monotonic() - self._began - event.offset_s)
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def follow(self, turn: LiveTurn) -> None:

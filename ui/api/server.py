@@ -240,13 +240,16 @@ def _user(text: str) -> Any:
 # --- errors ------------------------------------------------------------------------------------------------
 
 
-async def _told(_request: Request, error: Exception) -> Response:
+async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    headers = {"www-authenticate": "Bearer"} if error.status == 401 else None
-    return JSONResponse(error.document(), error.status, headers)
+    headers = {"www-authenticate": "Bearer"} if error.status == 401 else {}
+    if error.status >= 500:
+        # The `openai` package asks twice more by itself: each time the same model would be loaded to fail again.
+        headers["x-should-retry"] = "false"
+    return JSONResponse(error.document(request.url.path), error.status, headers)
 
 
-async def _invalid(_request: Request, error: Exception) -> Response:
+async def _invalid(request: Request, error: Exception) -> Response:
     """What is wrong, with the field's name as a person would write it: of several, the one said most exactly."""
     assert isinstance(error, RequestValidationError)
     first = max(error.errors(), key=lambda found: len(found["loc"]))
@@ -260,7 +263,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
         message = "The body has to be a JSON object, sent with “Content-Type: application/json”."
     else:
         message = f"“{param}”: {first['msg']}."
-    return await _told(_request, ApiError(400, message, param=param))
+    return await _told(request, ApiError(400, message, param=param))
 
 
 def _is_type_name(part: Any) -> bool:
@@ -268,18 +271,18 @@ def _is_type_name(part: Any) -> bool:
     return isinstance(part, str) and (part in ("str", "int", "float") or part[:1].isupper() or "[" in part)
 
 
-async def _no_route(_request: Request, error: Exception) -> Response:
+async def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = {
-        404: f"There is no {_request.url.path} here.",
-        405: f"{_request.url.path} does not take {_request.method}.",
+        404: f"There is no {request.url.path} here.",
+        405: f"{request.url.path} does not take {request.method}.",
     }
     told = await _told(
-        _request, ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
+        request, ApiError(error.status_code, message.get(error.status_code, str(error.detail)))
     )
     told.headers.update(error.headers or {})
     return told
 
 
-async def _bug(_request: Request, error: Exception) -> Response:
-    return await _told(_request, ApiError(500, f"Unexpected error: {type(error).__name__}: {error}"))
+async def _bug(request: Request, error: Exception) -> Response:
+    return await _told(request, ApiError(500, f"Unexpected error: {type(error).__name__}: {error}"))

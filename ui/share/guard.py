@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from ui.access import SCOPE_KEY, Login, Role, Way, route_of
+from ui.api import ollama
+from ui.api.errors import ApiError
 from ui.share.bodies import (
     Message,
     NoJsonError,
@@ -65,6 +67,10 @@ HEADERS = (
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
 _ABSOLUTE = re.compile(r"https?://(?P<host>[^/?#]*)(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
+_BESIDE_THE_API = re.compile(
+    r"/{1,9}(v1|(v1/)?(chat/completions|completions|responses|embeddings|models(/.*)?))/?"
+)
+"""Where programs ask whose base URL lacks `/v1`, or has a slash too many."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MOST_BODY_BYTES = 40 * 2**20
 """Of the owner's requests: the longest prompt, a few times over. A visitor's is a tenth of it."""
@@ -178,6 +184,9 @@ class Guard:
         kind = (request.header("content-type") or "").partition(";")[0].strip().lower()
         if kind == "application/json" or request.path.startswith("/v1/"):
             return None
+        if request.path in ollama.PATHS and request.header("origin") is None:
+            _call_it_json(request)
+            return None
         if kind == "multipart/form-data" and request.path == _UPLOAD:
             return None
         if kind == "application/x-www-form-urlencoded" and request.path.startswith(("/login", "/logout")):
@@ -211,7 +220,7 @@ class Guard:
             await self._app(request.scope, receive, send)
             return
         if route is None or route.way is Way.NOBODY:
-            await _refuse(request.scope, send, 404, "There is nothing here.")
+            await self._nothing(request, send)
             return
         if route.way is Way.GUARD:
             await self._login_or_logout(request, receive, send)
@@ -233,6 +242,14 @@ class Guard:
             await _refuse(request.scope, send, 403, "Only the owner of this PC can do that.")
         else:
             await self._serve(request, receive, send, login)
+
+    async def _nothing(self, request: Request, send: Send) -> None:
+        if not _BESIDE_THE_API.fullmatch(request.path):
+            await _refuse(request.scope, send, 404, "There is nothing here.")
+            return
+        told = f"There is no {request.path} here. OpenAI's API is under /v1: end the base URL with it, as in http://HOST/v1."
+        body = json.dumps(ApiError(404, told).document()).encode()
+        await _reply(send, 404, body, [(b"content-type", b"application/json")])
 
     def _is_welcome(self) -> bool:
         door = self._door
@@ -404,6 +421,13 @@ def _name_by_target(scope: Scope) -> None:
     scope.update(path=path, raw_path=path.encode(), headers=[(b"host", found["host"].encode()), *others])
 
 
+def _call_it_json(request: Request) -> None:
+    """Ollama's own examples (`curl -d`) send JSON under another name; a browser would have said whose page it is."""
+    others = [(name, value) for name, value in request.headers if name.lower() != b"content-type"]
+    request.headers = [*others, (b"content-type", b"application/json")]
+    request.scope["headers"] = request.headers
+
+
 # --- answers -----------------------------------------------------------------------------------------------
 
 
@@ -442,7 +466,7 @@ async def _refuse(scope: Scope, send: Send, status: int, text: str) -> None:
         return
     told: dict[str, Any] = {"detail": text}
     if scope["path"].startswith(("/v1/", "/api/")):
-        told = {"error": {"message": text, "type": "invalid_request_error", "param": None, "code": None}}
+        told = ApiError(status, text).document(scope["path"])
     await _reply(send, status, json.dumps(told).encode(), [(b"content-type", b"application/json")])
 
 

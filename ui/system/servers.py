@@ -105,9 +105,14 @@ class Servers:
             return [*self._show(), _said(f"{error} {error.remedy or ''}", "error"), *kept]
         self._manager.settings_changed(SETTINGS)
         status = self._statuses().get(endpoint.name)
-        if status is not None and status.ok:
-            models = counted(len(status.models or ()), "model")
+        if status is not None and status.ok and status.models:
+            models = counted(len(status.models), "model")
             said = _said(f"{endpoint.name} answers: {models}. Choose “Server” in a panel.", "info")
+        elif status is not None and status.ok:
+            doubt = (
+                "Is its address right? It usually ends in /v1; if it is, write the model's name in a panel."
+            )
+            said = _said(f"{endpoint.name} answers, but lists no models. {doubt}", "warn")
         else:
             reason = f"{status.reason} {status.remedy or ''}" if status else "It has not been asked yet."
             said = _said(f"{endpoint.name} is added, but: {reason}", "warn")

@@ -129,6 +129,18 @@ def test_responses_without_state(client):
     assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
 
 
+def test_an_answers_own_items_can_be_sent_back(client):
+    """As OpenAI's guide has it: `input += response.output`; a thought is made of other parts than a message."""
+    thought = {"type": "reasoning", "id": "rs_1", "summary": []}
+    thought["content"] = [{"type": "reasoning_text", "text": "Let me see."}]
+    said = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed"}
+    said["content"] = [{"type": "output_text", "text": "Four.", "annotations": [], "logprobs": []}]
+    asked = [{"role": "user", "content": "2 + 2?"}, thought, said, {"role": "user", "content": "Sure?"}]
+    reply = client.responses.create(model=ECHO, input=asked)
+    assert "Four." in reply.output_text
+    assert "Let me see." not in reply.output_text
+
+
 def test_a_raw_prompt_gets_no_template(client):
     reply = client.completions.create(model=ECHO, prompt="Once upon a time", max_tokens=50)
     assert reply.choices[0].text == "Once upon a time"
@@ -191,6 +203,12 @@ def test_auto_an_alias_and_a_models_name_say_who_answered(client, served):
     for name in ("auto", "demo"):
         reply = client.chat.completions.create(model=name, messages=HELLO)
         assert reply.model == f"{fastest['engine']}/CPU/{fastest['precision']}@demo"
+
+
+@pytest.mark.parametrize("name", ["Auto", "DEMO", "Echo/cpu/FAST@Demo"])
+def test_capitals_make_no_other_model(client, name):
+    answered_by = client.chat.completions.create(model=name, messages=HELLO, max_tokens=2).model
+    assert answered_by in [model.id for model in client.models.list()]
 
 
 def test_auto_follows_the_verdict_that_the_person_took(client, served):
@@ -311,6 +329,17 @@ def test_what_fails_at_once_has_a_status_and_what_fails_later_is_told_in_the_str
         pytest.raises(openai.APIError, match="The library said no"),
     ):
         list(client.chat.completions.create(model="bad/CPU/raise@demo", messages=HELLO, stream=True))
+
+
+def test_what_fails_here_is_not_asked_again_by_the_package_itself(served):
+    """Each time the model would be loaded to fail once more, and be a run of its own in the history."""
+    prompt = [{"role": "user", "content": "Once is enough."}]
+    with (
+        openai.OpenAI(base_url=served.base, api_key="none") as client,
+        pytest.raises(openai.InternalServerError),
+    ):
+        client.chat.completions.create(model="bad/CPU/no-memory@demo", messages=prompt)
+    assert len(served.rows("SELECT 1 FROM turns WHERE prompt = 'Once is enough.'")) == 1
 
 
 def test_too_long_a_prompt_is_refused_with_the_numbers(served):
@@ -466,6 +495,16 @@ def test_other_paths_and_methods_are_told_in_the_same_shape(served):
     assert answer.status_code == 405
     assert "GET" in answer.json()["error"]["message"]
     assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("root", ["", "/", "//v1"])
+def test_a_base_url_without_v1_or_with_a_slash_too_many_is_told_what_is_missing(served, root):
+    base = served.address.rstrip("/") + root
+    with (
+        openai.OpenAI(base_url=base, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.NotFoundError, match="end the base URL with it"),
+    ):
+        client.chat.completions.create(model=ECHO, messages=HELLO)
 
 
 @pytest.mark.parametrize("path", ["health", "v1/models", f"v1/models/{ECHO}", "api/version", "api/tags"])

@@ -44,6 +44,19 @@ def test_a_server_is_added_seen_offered_and_forgotten(page, second):
         expect(page.locator("#system-servers")).not_to_contain_text("locked")
 
 
+def test_a_wrong_path_on_a_server_that_runs_is_doubted(page, second, double):
+    field(page, "server-name").fill("elsewhere")
+    field(page, "server-url").fill(f"{double.address}/api")
+    page.locator("#server-add").click()
+    try:
+        expect(page.locator("#server-said")).to_contain_text("Is its address right?", timeout=30_000)
+    finally:
+        page.locator("#server-known input").click()
+        page.get_by_role("option", name="elsewhere").click()
+        page.locator("#server-remove").click()
+        expect(page.locator("#server-said")).to_contain_text("forgotten")
+
+
 @pytest.mark.parametrize(
     ("name", "url", "words"),
     [
