@@ -219,8 +219,11 @@ class Actions:
         session = self.desk.session
         if session is not None and self.desk.busy and session.measurement.id == shown.id:
             raise Refused("Wait until the measurement is finished; then add other benchmarks' rows to it.")
-        self.desk.measurements.saved(replace(shown, foreign=(*shown.foreign, *rows)))
-        return f"{fmt.counted(len(rows), 'row')} added, under {rows[0].contract}.", shown.id
+        fresh = [row for row in rows if row not in shown.foreign]
+        if not fresh:
+            return "These rows stand beside it already.", shown.id
+        self.desk.measurements.amend(replace(shown, foreign=(*shown.foreign, *fresh)))
+        return f"{fmt.counted(len(fresh), 'row')} added, under {fresh[0].contract}.", shown.id
 
 
 def _named(model: str | None) -> str:
