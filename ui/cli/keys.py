@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ui import format as fmt
 from ui.api.keys import ApiKeys
 from ui.cli import absolute
 
@@ -54,7 +55,7 @@ def _list(keys: ApiKeys, arguments: argparse.Namespace) -> int:
         used = f"last used {key.last_used_at}" if key.last_used_at else "never used"
         print(f"{key.name}  …{key.hint}  made {key.created_at}, {used}")
     wanted = "A key is wanted from everybody." if keys.required else "On this computer none is needed."
-    print(f"{len(known)} keys. {wanted}")
+    print(f"{fmt.counted(len(known), 'key')}. {wanted}")
     return 0
 
 
