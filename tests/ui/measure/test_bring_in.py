@@ -57,3 +57,16 @@ def test_a_file_that_is_neither_says_what_would_be_read(actions, tmp_path):
     path.write_text("hello")
     with pytest.raises(Refused, match="llama-bench's JSON, JSON Lines, CSV, Markdown or SQL"):
         actions.bring_in(str(path), samples.clear())
+
+
+@pytest.mark.parametrize(
+    ("created_at", "name"),
+    [
+        ("2026-11-25T12:00:00.000Z", "backend-arena-measurement-2026-11-25.csv"),
+        ("../../../x/y", "backend-arena-measurement-.csv"),
+    ],
+)
+def test_a_report_is_named_by_its_day_and_by_nothing_else(actions, created_at, name):
+    path = actions.report(replace(samples.clear(), created_at=created_at), "csv", False, None)
+    assert path.name == name
+    assert path.exists()
