@@ -244,6 +244,12 @@ class Measurements:
             )
             return True
 
+    def amend(self, measurement: Measurement) -> None:
+        """Keep what was set beside a measurement; how it stands and whose it is stays. Raises StoreError."""
+        text = self._text(measurement)
+        with self._store.file.writing() as db:
+            db.execute("UPDATE measurements SET document = ? WHERE id = ?", [text, measurement.id])
+
     def delete(self, measurement_id: str) -> None:
         """Remove a measurement with its runs, for good. Raises StoreError."""
         with self._store.file.writing() as db:

@@ -140,7 +140,8 @@ def test_wrong_usage_is_one_sentence(tmp_path, arguments, words):
         ("keys", "revoke", "nobody", "--json"),
     ],
 )
-def test_who_asked_for_json_gets_json_whatever_happened(tmp_path, arguments, capsys):
+def test_who_asked_for_json_gets_json_whatever_happened(tmp_path, arguments, capsys, monkeypatch):
+    monkeypatch.setattr(os, "umask", lambda mask: mask)  # this process is the other tests' as well
     assert main([*arguments, "--data-dir", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] in err

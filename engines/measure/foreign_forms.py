@@ -26,9 +26,12 @@ def entries(text: str) -> Sequence[Mapping[str, Any]]:
             raise ValueError("a result is no object")
         return flat
     lines = text.split("\n")
-    for form in (_sql, _markdown, _csv):
-        if found := list(form(lines)):
-            return found
+    try:
+        for form in (_sql, _markdown, _csv):
+            if found := list(form(lines)):
+                return found
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
     raise ValueError("no JSON, no table")
 
 

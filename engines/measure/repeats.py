@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from engines.measure import limit
 from engines.measure.records import Case, LaneResult, Measurement, Repeat, utc_now
-from engines.protocol import Failed, Finished, Loaded, PreparedModel
+from engines.protocol import Failed, Finished, Loaded
 from engines.telemetry.placement import CONTRADICTED, Placement
 
 
@@ -33,18 +33,16 @@ def repeat_of(
     )
 
 
-def changed_since(result: LaneResult, loaded: Loaded, model: PreparedModel) -> Failed | None:
+def changed_since(result: LaneResult, loaded: Loaded) -> Failed | None:
     """Why a lane that is gone on with is not what was measured before: repeats of two kinds make no median."""
-    before = {**result.versions, "model revision": result.revision}
-    now = {**loaded.versions, "model revision": model.revision}
     changes = [
-        f"{name} {before.get(name)} → {now.get(name)}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
+        f"{name} {result.versions.get(name)} → {loaded.versions.get(name)}"
+        for name in sorted({*result.versions, *loaded.versions})
+        if result.versions.get(name) != loaded.versions.get(name)
     ]
     if not changes:
         return None
-    message = f"It changed since this measurement began ({', '.join(changes)})."
+    message = f"Its packages changed since this measurement began ({', '.join(changes)})."
     return Failed("changed", message, "Start a new measurement; the two can stand side by side.")
 
 

@@ -124,7 +124,8 @@ def export_parquet(file: HistoryFile, where: Filter, path: Path) -> int:
 
 
 def export_database(file: HistoryFile, path: Path) -> int:
-    """A consistent copy of everything, also while a chat goes on; returns its size in bytes."""
+    """A consistent copy of everything, also while a chat goes on; returns its size in bytes. Raises StoreError."""
+    _refuse_devices(path)
     partial = path.with_name(path.name + ".part")
     try:
         partial.unlink(missing_ok=True)
@@ -147,6 +148,7 @@ EXPORTS: Mapping[str, Callable[[HistoryFile, Filter, Path], int]] = {
 
 def export_selection(file: HistoryFile, where: Filter, path: Path, kind: str) -> int:
     """Write the runs that fit to `path`, whole or not at all; returns how many. Raises StoreError."""
+    _refuse_devices(path)
     partial = path.with_name(path.name + ".part")
     try:
         make_private(partial)
@@ -157,6 +159,15 @@ def export_selection(file: HistoryFile, where: Filter, path: Path, kind: str) ->
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _refuse_devices(path: Path) -> None:
+    """What is no file would not be written to, but replaced: for root even /dev/null."""
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a device"
+        raise StoreError(
+            f"{path} cannot be written: it is {what}. Give a file a name, or - for the terminal."
+        )
 
 
 def conversation_text(file: HistoryFile, conversation: Conversation, kind: str) -> str:

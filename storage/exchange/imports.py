@@ -290,7 +290,9 @@ def _take_what_went_on(db: Database) -> int:
     ).rowcount
     db.execute(
         "DELETE FROM main.runs WHERE status = 'interrupted' "
-        "AND id IN (SELECT id FROM other.runs WHERE status <> 'interrupted')"
+        "AND id IN (SELECT r.id FROM other.runs r JOIN other.turns t ON t.id = r.turn_id "
+        "JOIN other.conversations c ON c.id = t.conversation_id "
+        "WHERE r.status <> 'interrupted' AND c.deleted_at IS NULL)"
     )
     db.execute(
         "UPDATE main.measurements AS m SET (updated_at, status, document) = "

@@ -297,3 +297,20 @@ def test_a_reply_that_was_still_written_when_it_was_exported_is_completed_later(
     (copy,) = elsewhere.conversation(summary.id).turns[0].runs
     assert (copy.status, copy.text, copy.metrics.output_tokens) == ("finished", "So far.", 3)
     assert elsewhere.conversations(Filter(query="far")).total == 1
+
+
+def test_what_was_deleted_there_takes_nothing_away_here(store, elsewhere, tmp_path):
+    """A database brings no deleted conversation; so it must not make room for one either."""
+    conversation_id = store.start_conversation()
+    run_id = store.start_run(turn(store, conversation_id), 1, CPU, machine=MACHINE, contended=False)
+    store.save_partial(run_id, "So f", (0.1, 0.2))
+    export_database(store.file, tmp_path / "early.db")
+    import_file(elsewhere.file, tmp_path / "early.db")
+    numbers = metrics((0.1, 0.2, 0.3))
+    outcome = Finished(run_id, "stop", "So far.", numbers)
+    store.finish_run(run_id, outcome, text="So far.", metrics=numbers, felt_ttft_s=None)
+    store.delete([conversation_id])
+    export_database(store.file, tmp_path / "late.db")
+    import_file(elsewhere.file, tmp_path / "late.db")
+    (copy,) = elsewhere.conversation(conversation_id).turns[0].runs
+    assert (copy.status, copy.text) == ("interrupted", "So f")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 from storage import housekeeping
@@ -24,6 +27,7 @@ NOT_FOUND = 1
 MOST_DAYS = 36_500
 _EXPORTS_ONE = ("md", "json")
 _EXPORTS_MANY = ("csv", "jsonl", "parquet", "db")
+_TEXTS = ("csv", "jsonl", "md", "json")
 
 
 def register(subparsers: Any) -> None:
@@ -45,7 +49,12 @@ def register(subparsers: Any) -> None:
     show.add_argument("id", help="as `history search` prints it; its last characters are enough")
 
     export = _action(actions, "export", _export, "write one conversation, a selection of runs, or everything")
-    export.add_argument("output", type=absolute, metavar="FILE", help="where to; its ending tells the format")
+    export.add_argument(
+        "output",
+        type=_file,
+        metavar="FILE",
+        help="where to; its ending tells the format; -: the terminal, with --format csv, jsonl, md or json",
+    )
     export.add_argument("--format", choices=(*_EXPORTS_ONE, *_EXPORTS_MANY), help="md and json need --id")
     export.add_argument("--id", help="just this conversation")
     export.add_argument("--query", metavar="WORDS", help="conversations in which all words occur")
@@ -141,7 +150,14 @@ def _show(store: Store, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _file(text: str) -> Path:
+    """A file, or `-`, the terminal."""
+    return Path(text) if text == "-" else absolute(text)
+
+
 def _export(store: Store, arguments: argparse.Namespace) -> int:
+    if str(arguments.output) == "-":
+        return _export_to_the_terminal(store, arguments)
     kind = arguments.format or {"sqlite3": "db", "sqlite": "db"}.get(
         ending := arguments.output.suffix.lstrip(".").lower(), ending
     )
@@ -169,6 +185,20 @@ def _export(store: Store, arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _print_json({"file": str(arguments.output), "format": kind, "runs": count, "bytes": size})
     print(f"{arguments.output}: " + (f"{count:,} runs, " if count is not None else "") + f"{size:,} bytes")
+    return 0
+
+
+def _export_to_the_terminal(store: Store, arguments: argparse.Namespace) -> int:
+    if arguments.format not in _TEXTS or arguments.json:
+        raise StoreError(
+            f"The terminal takes texts: say which with --format {', '.join(_TEXTS)}, and no --json."
+        )
+    with exports.own_folder() as folder:
+        arguments.output = Path(folder) / f"export.{arguments.format}"
+        with contextlib.redirect_stdout(io.StringIO()):  # what was written where concerns nobody then
+            _export(store, arguments)
+        text = arguments.output.read_text(encoding="utf-8-sig")
+    print(text.rstrip("\r\n"))
     return 0
 
 

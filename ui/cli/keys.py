@@ -55,7 +55,7 @@ def _list(keys: ApiKeys, arguments: argparse.Namespace) -> int:
         used = f"last used {fmt.when(key.last_used_at)}" if key.last_used_at else "never used"
         print(f"{key.name}  …{key.hint}  made {fmt.when(key.created_at)}, {used}")
     wanted = "A key is wanted from everybody." if keys.required else "On this computer none is needed."
-    print(f"{len(known)} keys. {wanted}")
+    print(f"{fmt.counted(len(known), 'key')}. {wanted}")
     return 0
 
 

@@ -177,7 +177,8 @@ def _start(arguments: argparse.Namespace, arena: Arena, suite: Any) -> None:
         file=sys.stderr,
         flush=True,
     )
-    arena.desk.start(arguments.model, targets, suite, keep_loaded=arguments.keep_loaded)
+    # A lane may name its model itself, `…/int4@MODEL`.
+    arena.desk.start(targets[0].model, targets, suite, keep_loaded=arguments.keep_loaded)
 
 
 def _tune(arguments: argparse.Namespace, arena: Arena, target: Target) -> None:

@@ -5,6 +5,7 @@ No painting and no Gradio in here.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -182,7 +183,7 @@ class Actions:
             text = files.text_of(measurement, kind, private=private, beside=beside)
         except ValueError as error:
             raise Refused(str(error)) from error
-        day = measurement.created_at[:10]
+        day = re.sub(r"[^\d-]", "", fmt.moment(measurement.created_at)[:10])  # a file may say anything there
         path = Path(tempfile.mkdtemp(dir=self._exports.name)) / f"backend-arena-measurement-{day}.{kind}"
         path.write_text(text, encoding="utf-8", errors="replace", newline="")
         return path
@@ -219,8 +220,11 @@ class Actions:
         session = self.desk.session
         if session is not None and self.desk.busy and session.measurement.id == shown.id:
             raise Refused("Wait until the measurement is finished; then add other benchmarks' rows to it.")
-        self.desk.measurements.saved(replace(shown, foreign=(*shown.foreign, *rows)))
-        return f"{fmt.counted(len(rows), 'row')} added, under {rows[0].contract}.", shown.id
+        fresh = [row for row in rows if row not in shown.foreign]
+        if not fresh:
+            return "These rows stand beside it already.", shown.id
+        self.desk.measurements.amend(replace(shown, foreign=(*shown.foreign, *fresh)))
+        return f"{fmt.counted(len(fresh), 'row')} added, under {fresh[0].contract}.", shown.id
 
 
 def _named(model: str | None) -> str:

@@ -64,6 +64,11 @@ class Desk:
         """Raises DeskError where there is nothing to measure, or something that never can be."""
         if not targets:
             raise DeskError("No backend is chosen. Choose one or more first.")
+        if len(models := list(dict.fromkeys(target.model for target in targets))) > 1:
+            raise DeskError(
+                f"A measurement is of one model, and these lanes name several ({', '.join(models)}). "
+                "Measure each by itself; the reports can stand side by side."
+            )
         for target in targets:
             if said := lanes.refusal(self.manager, target):
                 raise DeskError(said)
@@ -73,6 +78,8 @@ class Desk:
     ) -> Session:
         """Begin a measurement; returns at once. Raises DeskError while another one runs."""
         self.check(targets)
+        if targets[0].model != model:
+            raise DeskError(f"These lanes run {targets[0].model}, not {model}.")
         if not suite.cases:
             raise DeskError("The suite has no case.")
         chosen = [lanes.lane_of(self.manager, target) for target in targets]

@@ -97,7 +97,7 @@ def _repeats(board: Board) -> str:
 
 def _raw(result: LaneResult) -> str:
     rows = [
-        f'<tr><th scope="row">{fmt.text(repeat.case)}</th><td>{repeat.number}</td><td>{_state(repeat)}</td>'
+        f'<tr><th scope="row">{fmt.text(repeat.case)}</th><td>{_which(repeat)}</td><td>{_state(repeat)}</td>'
         f"<td>{fmt.count(repeat.prompt_tokens)}</td>"
         f"<td><code>{fmt.text((repeat.prompt_sha256 or '')[:16])}</code></td>"
         f'<td class="ms-offsets">{" ".join(f"{1000 * second:.3f}" for second in repeat.token_offsets_s)}</td></tr>'
@@ -105,6 +105,10 @@ def _raw(result: LaneResult) -> str:
     ]
     head = ("Case", "Repeat", "State", "Prompt tokens", "SHA-256", "Offsets, ms")
     return table("Token times", head, rows, "ms-raw")
+
+
+def _which(repeat: Repeat) -> str:
+    return f"{repeat.number}" if repeat.attempt == 1 else f"{repeat.number}, attempt {repeat.attempt}"
 
 
 def _state(repeat: Repeat) -> str:

@@ -26,7 +26,7 @@ class Speed:
 
     def do(self, step: Step) -> None:
         with self._bench.lease(self._standing.result(step.lane)) as lease:
-            if changed := changed_since(self._standing.result(step.lane), lease.loaded, lease.model):
+            if changed := changed_since(self._standing.result(step.lane), lease.loaded):
                 raise LaneEndsError(changed)
             for at, case in enumerate(self._open(step)):
                 tokens = case.new_tokens if at == 0 else min(case.new_tokens, WARM_UP_TOKENS)

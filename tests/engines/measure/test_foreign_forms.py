@@ -82,6 +82,7 @@ def test_llama_bench_gives_the_same_in_every_form(text):
         MARKDOWN.format(sign="±").replace("pp512", "qq512"),
         "| a | b |\n|---|---|\n| 1 | 2 |\n",
         "[1, 2]",
+        "a,b\n" + "x" * 200_000 + ",1\n",  # more than Python's csv takes as one value
     ],
 )
 def test_what_is_cut_off_or_of_another_kind_is_refused_with_what_is_known(text):

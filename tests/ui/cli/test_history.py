@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -198,3 +199,25 @@ def test_with_json_there_is_always_a_document(capsys, data_dir, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("no\n"))
     assert history(data_dir, "delete", "--all", "--json") == 1
     assert json.loads(capsys.readouterr().out) == {"deleted": 0}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_export_can_go_to_the_terminal(capsys, data_dir, kind):
+    assert history(data_dir, "export", "-", "--format", kind) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == (4 if kind == "csv" else 3)
+    assert lines[0].startswith("run_id,") if kind == "csv" else json.loads(lines[0])["run_id"]
+    for words in ((), ("--format", "db"), ("--format", "csv", "--json")):
+        with pytest.raises(StoreError, match="The terminal takes texts"):
+            history(data_dir, "export", "-", *words)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files.")
+@pytest.mark.parametrize("kind", ["csv", "db"])
+def test_what_is_no_file_is_not_replaced_by_one(data_dir, tmp_path, kind):
+    """As root, `history export /dev/null --format csv` left a file in the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(StoreError, match="it is a device"):
+        history(data_dir, "export", str(pipe), "--format", kind)
+    assert pipe.is_fifo()

@@ -152,6 +152,7 @@ def test_a_file_that_cannot_be_written_in_the_end_costs_no_other(arena, suite, t
         (("--on", "echo/CPU/100", "--html", "nowhere/report.html"), "there is no folder"),
         (("--resume", "nobody"), "no measurement nobody"),
         (("--on", "echo/CPU/100", "--tune", "--on", "served/here/counted"), "runs on a server"),
+        (("--on", "echo/CPU/100@one", "--on", "echo/CPU/100@two"), "of one model"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_measured(arena, capsys, words, says):
@@ -200,6 +201,13 @@ def test_stopped_it_keeps_what_is_done_and_is_gone_on_with(arena, suite, capsys)
     assert len(made.lanes[0].repeats) == 4
     with pytest.raises(DeskError, match="complete"):
         desk.resume(listed.id)
+
+
+def test_a_lane_that_names_its_model_is_measured_under_that_name(arena, suite, capsys):
+    """It stood under the name of `--model`, the demo by default, and against the demo's answers."""
+    assert run(arena, "--suite", suite, "--on", "echo/CPU/100@other", "--repeats", "1", "--json", "-") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["model"], [lane["model"] for lane in made["lanes"]]) == ("other", ["other"])
 
 
 @pytest.mark.parametrize(

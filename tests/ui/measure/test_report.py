@@ -285,6 +285,7 @@ def test_a_repeat_that_was_done_again_got_another_prompt_on_purpose():
         return text.partition("hashes of their token ids")[2].partition("How the figures")[0]
 
     assert "differ" not in said(redone, *others)
+    assert " 1, attempt 2 counts " in text_of(report(dataclasses.replace(clear, lanes=(redone, *others))))
     assert "cccccccccccc…" in said(redone, *others)
     other = dataclasses.replace(disturbed, prompt_sha256="d" * 64)
     assert "differ" in said(dataclasses.replace(first, repeats=(other, *first.repeats[1:])), *others)
