@@ -90,6 +90,7 @@
     if (["send", "first-run"].includes(button.id)) press(button.id);
     if (button.id === "theme-switch") setDark(!document.body.classList.contains("dark"));
     else if (button.dataset.press) document.getElementById(button.dataset.press)?.click();
+    else if (button.dataset.copy) copy(button, button.dataset.copy);
     else if (button.classList.contains("copy-code")) copy(button, button.closest(".md-code").querySelector("code").textContent);
     else if (button.classList.contains("copy-reply")) copy(button, button.closest(".reply").querySelector("template").content.textContent);
   });

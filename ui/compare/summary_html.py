@@ -215,7 +215,8 @@ def chart(found: Sequence[Line], naming: Naming) -> str:
         f'<text class="tick" x="{x(t):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{t:g}</text>'
         for t in x_ticks
     )
-    curves = "".join(_curve(line, x, y) for line in drawn)
+    ends: list[tuple[float, float]] = []
+    curves = "".join(_curve(line, x, y, ends) for line in drawn)
     names = "; ".join(
         f"panel {line.panel}, {naming.full(line.panel, line.target)}: {len(line.view.token_offsets_s)} tokens in "
         f"{fmt.seconds(line.view.token_offsets_s[-1])}"
@@ -229,10 +230,19 @@ def chart(found: Sequence[Line], naming: Naming) -> str:
     )
 
 
-def _curve(line: Line, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _curve(
+    line: Line,
+    x: Callable[[float], float],
+    y: Callable[[float], float],
+    taken: list[tuple[float, float]],
+) -> str:
+    """A line with its number at its end; beside the numbers in `taken` where it would cover one of them."""
     points = thinned(line.view.token_offsets_s)
     path = " ".join(f"{x(second):.1f},{y(tokens):.1f}" for second, tokens in points)
     end_x, end_y = x(points[-1][0]), y(points[-1][1])
+    while any(abs(end_x - other_x) < 17 and abs(end_y - other_y) < 17 for other_x, other_y in taken):
+        end_x -= 17
+    taken.append((end_x, end_y))
     return (
         f'<polyline class="curve p{line.panel}" points="{path}"/>'
         f'<circle class="end p{line.panel}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="8"/>'
@@ -316,6 +326,8 @@ def _best_of(
 ) -> float | None:
     values = [found_value for line in found if (found_value := value(line.view)) is not None]
     if smallest is None or len(values) < 2:
+        return None
+    if min(values) == max(values):  # then none is better than another
         return None
     return min(values) if smallest else max(values)
 

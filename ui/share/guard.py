@@ -338,7 +338,8 @@ class Guard:
             if self._door.comes(token) is not None:
                 await _reply(send, 303, b"", [(b"location", b"/")])
             else:
-                await self._login_page(request, send, 200, None, request.query("name") or "")
+                ended = self._says("Your login has ended.") if token else None
+                await self._login_page(request, send, 200, ended, request.query("name") or "")
         else:
             await self._log_in(request, receive, send)
 
@@ -359,7 +360,8 @@ class Guard:
             text = f"Too many wrong passwords. Try again in {seconds} s."
             await self._login_page(request, send, 429, text, name, [(b"retry-after", str(seconds).encode())])
         elif attempt.token is None or self._door.comes(attempt.token) is None:
-            await self._login_page(request, send, 401, "That name and password do not belong together.", name)
+            text = self._says("That name and password do not belong together.")
+            await self._login_page(request, send, 401, text, name)
         else:
             mark = self._door.logins.remember_browser(attempt.token)
             cookies = [
@@ -369,6 +371,10 @@ class Guard:
             await _reply(
                 send, 303, b"", [(b"location", b"/"), *((b"set-cookie", cookie) for cookie in cookies)]
             )
+
+    def _says(self, text: str) -> str:
+        """With what a visitor cannot know: that no password of theirs would do."""
+        return text if self._door.visitors_welcome else f"{text} No visitors are let in just now."
 
     def _place(self, request: Request) -> str:
         """The way a login comes by, for counting wrong passwords only: this computer itself, or somewhere else."""

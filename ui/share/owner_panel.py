@@ -206,12 +206,16 @@ def _way_in(view: SharingView) -> str:
     addresses = [view.link] if view.link else list(view.addresses)
     if not addresses:
         return ""
-    links = "".join(f'<p class="share-link"><code>{fmt.text(address)}</code></p>' for address in addresses)
+    links = "".join(
+        f'<p class="share-link"><code>{fmt.text(address)}</code> {_copy(address, "this address")}</p>'
+        for address in addresses
+    )
     if view.has_auth_file:
         passwords = "<p>Names and passwords are those of your auth file.</p>"
     else:
         visitor = (
-            f"<dt>Visitors</dt><dd><code>{VISITOR_NAME}</code> <code>{fmt.text(view.visitor_password)}</code></dd>"
+            f"<dt>Visitors</dt><dd><code>{VISITOR_NAME}</code> <code>{fmt.text(view.visitor_password)}</code> "
+            f"{_copy(view.visitor_password, 'the visitors&#x27; password')}</dd>"
             if view.visitor_password
             else "<dt>Visitors</dt><dd>need no password</dd>"
         )
@@ -223,6 +227,14 @@ def _way_in(view: SharingView) -> str:
         passwords = f"<dl>{visitor}{owner}</dl>"
     login = addresses[0] if view.anonymous else f"{addresses[0]}/login?name={VISITOR_NAME}"
     return f'<div class="share-in"><div>{links}{passwords}</div>{qr_code(login)}</div>'
+
+
+def _copy(text: str, what: str) -> str:
+    """A button that copies `text`."""
+    return (
+        f'<button type="button" class="copy-reply" data-copy="{fmt.text(text)}">Copy<span class="sr"> {what}</span>'
+        "</button>"
+    )
 
 
 def qr_code(address: str) -> str:

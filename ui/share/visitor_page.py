@@ -328,7 +328,11 @@ class VisitorPage:
             if self.desk.visitors.keeps_text
             else "Of your prompts and replies only numbers are kept (times, token counts), not the words"
         )
-        opened = "" if self.desk.visitors.targets() else " <strong>No backend is open just now.</strong>"
+        opened = (
+            ""
+            if self.desk.visitors.targets()
+            else " <strong>No backend is open just now: reload this page when its owner has opened one.</strong>"
+        )
         return (
             f'<p class="notice info" role="status">You are a visitor on <strong>{fmt.text(self._machine_name())}'
             f"</strong>: everything runs on its owner's computer. {kept}. Replies end after "

@@ -122,9 +122,9 @@ def test_a_reload_does_not_tell_a_blind_comparisons_names(driver):
     expect(page.panel(1).locator(".ph-title")).to_contain_text("cho")
 
 
-def test_text_runs_in_the_direction_of_its_script(driver):
+def test_text_runs_in_the_direction_of_its_script_and_lists_keep_its_size(driver):
     page = driver(("echo", "fast"))
-    page.ask("\u0645\u0631\u062d\u0628\u0627 (OpenVINO)\n\nleft to right")
+    page.ask("\u0645\u0631\u062d\u0628\u0627 (OpenVINO)\n\nleft to right\n\n- a\n  - b\n    - c")
     edges = """selector => [...document.querySelectorAll(selector)].map(each => {
         const text = document.createRange(), box = each.getBoundingClientRect();
         text.selectNodeContents(each);
@@ -136,6 +136,9 @@ def test_text_runs_in_the_direction_of_its_script(driver):
     arabic, english = page.page.evaluate(edges, "#panel-1 .reply .md p")
     assert arabic[1] < arabic[0]
     assert english[0] < english[1]
+    size = "e => getComputedStyle(e).fontSize"
+    innermost = page.page.locator("#panel-1 .reply li li li")
+    assert innermost.evaluate(size) == page.page.locator("#panel-1 .reply .md").evaluate(size)
 
 
 def test_paper_shows_all_that_was_said_dark_on_light(driver):
@@ -150,6 +153,16 @@ def test_paper_shows_all_that_was_said_dark_on_light(driver):
     assert max(int(part) for part in colour[4:-1].split(",")) < 100
     page.page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.page.evaluate("document.body.classList.contains('dark')")
+
+
+def test_in_high_contrast_it_is_seen_what_is_chosen(driver):
+    """The system paints over backgrounds, by which alone it was told."""
+    page = driver(("echo", "fast"))
+    page.page.emulate_media(forced_colors="active")
+    style = "(e, name) => getComputedStyle(e).getPropertyValue(name)"
+    assert page.page.locator("#mode input").first.evaluate(style, "appearance") != "none"
+    chosen = page.page.get_by_role("tab", selected=True)
+    assert "underline" in chosen.evaluate(style, "text-decoration-line")
 
 
 def test_what_is_sent_to_a_deleted_conversation_is_not_lost_with_it(driver, arena):

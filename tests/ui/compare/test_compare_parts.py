@@ -24,6 +24,7 @@ from ui.compare.panel_html import (
     tuning_line,
 )
 from ui.compare.summary_html import (
+    Line,
     agreement,
     chart,
     difference,
@@ -31,6 +32,7 @@ from ui.compare.summary_html import (
     lines,
     prompt_agreement,
     summary,
+    table,
     ticks,
 )
 from ui.reply_html import GrowingMarkdown, render
@@ -220,6 +222,16 @@ def test_chart_is_drawn_from_the_offsets_and_says_so_in_words():
     assert html.count("<polyline") == 2
     assert 'role="img"' in html
     assert "10 tokens in 280 ms" in html
+
+
+def test_no_panels_number_covers_anothers_and_none_is_best_where_all_are_equal():
+    found = [
+        Line(panel, line.target, line.view)
+        for panel, line in enumerate([lines(turn_with("a"))[0]] * 4, start=1)
+    ]
+    ends = re.findall(r'class="end p\d" cx="([\d.]+)"', chart(found, NAMING))
+    assert len(set(ends)) == 4
+    assert "(best)" not in table(found, NAMING)
 
 
 @given(st.floats(min_value=1e-4, max_value=1e5))

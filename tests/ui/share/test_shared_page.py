@@ -119,8 +119,10 @@ def test_the_owner_sees_the_way_in_and_who_is_there_and_ends_it(shared, new_page
     assert "visitor 1" in page.inner_text("#share-view")
     page.click("#share-end")
     page.wait_for_selector("#share-start", state="visible")
-    guest.goto(shared.address)
-    assert guest.url.endswith("/login")
+    guest.wait_for_url("**/login")  # by itself
+    assert "has ended. No visitors are let in" in guest.inner_text("[role=alert]")
+    enter(guest, "visitor", VISITOR_PASSWORD)  # the right one, of before
+    assert "No visitors are let in just now" in guest.inner_text("[role=alert]")
     assert ask(shared.address, "/login", form={"name": "visitor", "password": VISITOR_PASSWORD}).status == 401
 
 

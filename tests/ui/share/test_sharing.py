@@ -8,8 +8,9 @@ import pytest
 from tests.helpers.http import ask
 from ui.access import Role
 from ui.share.door import Door
+from ui.share.owner_panel import _way_in
 from ui.share.settings import Made, ShareSettings
-from ui.share.sharing import Sharing, what_to_tell
+from ui.share.sharing import Sharing, SharingView, what_to_tell
 from ui.share.tunnel import TunnelError, Watch
 
 
@@ -71,6 +72,12 @@ def test_with_a_chosen_password_the_door_stays_locked_when_sharing_ends():
     sharing.start()
     sharing.end()
     assert door.locked
+
+
+def test_the_way_in_can_be_copied():
+    said = _way_in(SharingView(on=True, link="https://a.example", visitor_password="one-two"))
+    assert 'data-copy="https://a.example"' in said
+    assert 'data-copy="one-two"' in said
 
 
 def test_without_a_tunnel_there_is_one_sentence_and_the_door_is_as_before():
