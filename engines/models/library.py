@@ -85,6 +85,15 @@ class ModelLibrary:
         except (ModelError, OSError, ValueError):
             return False
 
+    def as_stated(self, target: Target, spec: EngineSpec) -> Target:
+        """The target in the precision of a ready folder that is here; any other model may have any. Never raises."""
+        try:
+            stated = self._shop.stated_precision(target, spec)
+        except (ModelError, OSError):
+            stated = None
+        offered = stated is not None and spec.offers(stated)
+        return dataclasses.replace(target, precision=stated) if stated and offered else target
+
     # --- saying it before doing it -------------------------------------------------------------------------
 
     def plan(

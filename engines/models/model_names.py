@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from engines.protocol import DEMO_MODEL
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo_model" / "weights"
 
-_SITES = ("https://huggingface.co/", "https://hf.co/")
+_SITE = re.compile(r"(https?://)?(www\.)?(huggingface\.co|hf\.co)/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ def entered(model: str, *, look_around: bool = False) -> str:
     name = _without_quotes(model.strip())
     if name.lower().startswith("file:"):
         name = _path_of(name)
-    for site in _SITES:
-        if name.lower().startswith(site):
-            return "/".join(name[len(site) :].strip("/").split("/")[:2])
-    is_folder = look_around and name not in ("", DEMO_MODEL) and Path(name).expanduser().is_dir()
+    if site := _SITE.match(name):
+        return "/".join(re.split(r"[?#]", name[site.end() :])[0].strip("/").split("/")[:2])
+    # False, too, for what no file system takes as a name.
+    is_folder = look_around and name not in ("", DEMO_MODEL) and os.path.isdir(Path(name).expanduser())  # noqa: PTH112
     if not is_path(name) and not is_folder:
-        return name
+        return name.rstrip("/")
     if _is_foreign(name):
         return name
     return os.path.normpath(Path(name).expanduser().absolute())  # symbolic links stay as they are

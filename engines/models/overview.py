@@ -7,7 +7,7 @@ done asks the Hub. From the same numbers comes the best real model that fits thi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +26,8 @@ _COMFORTABLE_PARAMETERS = 4_500_000_000
 
 class Estimator(Protocol):
     """What is needed of the model library."""
+
+    def as_stated(self, target: Target, spec: EngineSpec) -> Target: ...
 
     def estimate(self, target: Target, spec: EngineSpec) -> Plan: ...
 
@@ -107,10 +109,7 @@ def row_for(library: Estimator, model: str, backends_of: Sequence[Backend]) -> R
 def _row(library: Estimator, choice: Choice, backends_of: Sequence[Backend]) -> Row:
     entry = catalogue.find(choice.name)
     cells = tuple(
-        _cell(
-            library,
-            Backend(Target(b.target.engine, b.target.device, b.target.precision, choice.name), b.spec),
-        )
+        _cell(library, Backend(library.as_stated(replace(b.target, model=choice.name), b.spec), b.spec))
         for b in backends_of
     )
     note = entry.note if entry else choice.note

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engines.engine import EngineError, OutOfMemoryError
+from engines.engine import EngineError, ModelError, OutOfMemoryError
 from engines.models.plan import DISK_MARGIN_BYTES, Plan, Step, disk_refusal
 from engines.processes.jobs import CancelledError, OnProgress
 from engines.protocol import Availability, DeviceStatus, EngineSpec, PreparedModel, Progress, Target
@@ -129,6 +129,8 @@ class JointPlan:
 class Library(Protocol):
     """What is needed of the model library."""
 
+    def as_stated(self, target: Target, spec: EngineSpec) -> Target: ...
+
     def plan(
         self,
         target: Target,
@@ -148,6 +150,13 @@ class Library(Protocol):
         trust_remote_code: bool = False,
         override: bool = False,
     ) -> PreparedModel: ...
+
+
+def as_stated(library: Library, wanted: Iterable[Backend]) -> tuple[Backend, ...]:
+    """Where a model is a ready folder, its own precision instead of each engine's default."""
+    return tuple(
+        replace(backend, target=library.as_stated(backend.target, backend.spec)) for backend in wanted
+    )
 
 
 def plan_together(
@@ -221,9 +230,7 @@ class GetTogether:
                     self._change(target, state=LEFT_OUT, problem=plan.refusal, remedy=plan.remedy)
                     return
             self._change(target, state=WORKING)
-            prepared = self._library.prepare(
-                target, spec, lambda progress: self._change(target, progress=progress), cancelled, **options
-            )
+            prepared = self._prepare(backend, cancelled, options)
         except CancelledError as error:
             self._change(target, state=STOPPED, problem=str(error))
         except OutOfMemoryError as error:
@@ -235,7 +242,26 @@ class GetTogether:
         else:
             self._change(target, state=READY, progress=None, prepared=prepared)
 
-    def _change(self, target: Target, **changes: object) -> None:
+    def _prepare(
+        self, backend: Backend, cancelled: threading.Event, options: Mapping[str, bool]
+    ) -> PreparedModel:
+        wanted, spec = backend.target, backend.spec
+
+        def prepare(target: Target) -> PreparedModel:
+            return self._library.prepare(
+                target, spec, lambda progress: self._change(wanted, progress=progress), cancelled, **options
+            )
+
+        try:
+            return prepare(wanted)
+        except ModelError:
+            own = self._library.as_stated(wanted, spec)  # a ready folder says what it is once it is here
+            if own == wanted:
+                raise
+            self._change(wanted, target=own)
+            return prepare(own)
+
+    def _change(self, wanted: Target, **changes: object) -> None:
         with self._lock:
-            part = self._parts[target] = replace(self._parts[target], **changes)  # type: ignore[arg-type]
+            part = self._parts[wanted] = replace(self._parts[wanted], **changes)  # type: ignore[arg-type]
         self._on_change(part)

@@ -39,7 +39,7 @@ from engines.models.model_names import Source, resolve
 from engines.models.plan import DISK_MARGIN_BYTES, disk_refusal, memory_refusal
 from engines.models.ready_made import assemble, find_assembled
 from engines.models.source_hashes import SourceHashes
-from engines.models.statements import require_fit
+from engines.models.statements import read_statement, require_fit
 from engines.models.ways import (
     Convert,
     Download,
@@ -153,6 +153,18 @@ class Workshop:
             )
         refuse_multimodal(judgement.reads_images, target.model, spec)
         return self._conversion(folder, errand)
+
+    def stated_precision(self, target: Target, spec: EngineSpec) -> str | None:
+        """Of a folder that is here and that the engine loads as it is; None: there is none, or it does not say.
+
+        Raises ModelError.
+        """
+        source = resolve(target.model)
+        folder = source.folder or hub_cache.snapshot(target.model)
+        if folder is None or not spec.builds:
+            return None
+        found = judge_folder(folder, wanted=(_format(spec), SAFETENSORS)).require()
+        return read_statement(folder, found).precision if found == spec.model_format else None
 
     def _conversion(self, folder: Path, errand: Errand) -> UseMade | Convert:
         target, source, facts = errand.target, resolve(errand.target.model), read_facts(folder)

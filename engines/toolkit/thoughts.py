@@ -47,6 +47,9 @@ _AROUND_ANSWERS = (
 _START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
 _MESSAGE_ENDS = ("<|end|>", "<|return|>", "<|call|>")
 _THOUGHT_CHANNEL = re.compile(re.escape(_CHANNEL) + r"\s*analysis\b")
+_ADDRESSED = re.compile(r"to=[\w.-]+\s*<\|")
+"""A header that goes on with whom the message is for: a tool."""
+_MAY_ADDRESS = re.compile(r"t(o(=[\w.-]*\s*<?)?)?")
 _CONTROL_TOKEN = re.compile(r"<\|?\w+\|?>\w*")
 _BETWEEN = "\n\n"
 """Stands between two thoughts, or two answers, of one reply."""
@@ -228,7 +231,7 @@ class ThoughtParser:
             yield from self._skip_space()
             if not self._buffer:
                 return
-            of_answer = () if self._state == "thought" else self._openers_of_answer()
+            of_answer = () if self._state == "thought" else (*self._openers_of_answer(), *self._marks.closes)
             opening = (*self._marks.opens, *of_answer)
             if not final and _may_become(self._buffer, opening):
                 return
@@ -254,7 +257,7 @@ class ThoughtParser:
             self._trim = True
 
     def _open_again(self, found: str) -> Iterable[Piece]:
-        """A mark right after a mark: a thought opened twice, another thought, the mark before an answer."""
+        """A mark right after a mark: a thought opened or closed twice, another one, the mark before an answer."""
         yield self._mark(len(found))
         if found in self._marks.opens:
             self._state = "thought"
@@ -292,8 +295,9 @@ class ThoughtParser:
         marks = (_START, _CHANNEL, _MESSAGE, *_MESSAGE_ENDS)
         if not final and (not text or _may_become(text, marks)):
             return
-        if text and not _starts(text, marks):  # no header at all: it just answers
-            self._state = "answer"
+        if text and not _starts(text, marks) and not _ADDRESSED.match(text):
+            if final or not _MAY_ADDRESS.fullmatch(text):  # no header at all: it just answers
+                self._state = "answer"
             return
         at = self._buffer.find(_MESSAGE)
         if at < 0:

@@ -187,9 +187,12 @@ def _keep(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        Path(partial).replace(path)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(text)
+            Path(partial).replace(path)
+        finally:
+            Path(partial).unlink(missing_ok=True)
 
 
 # --- as it is ------------------------------------------------------------------------------------------------

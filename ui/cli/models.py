@@ -25,6 +25,7 @@ from engines.models.together import (
     GetTogether,
     JointPlan,
     Part,
+    as_stated,
     backends,
     plan_together,
 )
@@ -326,7 +327,7 @@ def _wanted(arguments: argparse.Namespace, library: ModelLibrary) -> tuple[Backe
         availability = manager.availability()
     finally:
         manager.shutdown()
-    return backends(entered(arguments.model, look_around=True), ENGINES, availability)
+    return as_stated(library, backends(entered(arguments.model, look_around=True), ENGINES, availability))
 
 
 def _targets(arguments: argparse.Namespace) -> list[tuple[Target, EngineSpec]]:

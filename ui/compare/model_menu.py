@@ -105,16 +105,13 @@ class ModelMenu:
     def set_model(self, page: Page, model: str) -> None:
         """Every panel that loads models gets this one; a folder's own precision goes with it."""
         offer = self._desk.offer()
-        here = [entry for entry in self._desk.library.installed() if entry.model == model]
-        stated = next((entry.precision for entry in here if entry.precision), None)
-        kinds = {e.kind for e in here}
         for panel in page.targets:
             target = page.targets[panel]
             spec = offer.spec(target.engine)
             if spec is None or spec.model_elsewhere:
                 continue
-            precision = stated if stated and kinds == {"imported"} and spec.builds else target.precision
-            page.targets[panel] = dataclasses.replace(target, model=model, precision=precision)
+            wanted = dataclasses.replace(target, model=model)
+            page.targets[panel] = self._desk.library.as_stated(wanted, spec)
         self._compare.actions.keep_panels(page)
 
     # --- the offer -----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from engines.models.inventory import Installed
 from engines.models.library import ModelLibrary
 from engines.models.model_names import entered
 from engines.models.overview import overview
-from engines.models.together import Backend, backends, plan_together
+from engines.models.together import Backend, as_stated, backends, plan_together
 from engines.models.trust import code_revision, python_files
 from engines.protocol import ProtocolError, Target
 from ui import format as show
@@ -160,7 +160,7 @@ class ModelsTab:
             raise ModelError("No model is chosen.", "Choose one from the list, or type its name.")
         model = entered(str(name))
         if spellings == _ALL:
-            found = self._backends(model)
+            found = as_stated(self._library, self._backends(model))
             if not found:
                 raise ModelError("No engine can run here yet.", "The System tab says what to install.")
             return found

@@ -6,6 +6,7 @@ tokenizer and chat template, writes the manifest, and only then gives the folder
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 import sys
@@ -32,6 +33,7 @@ from engines.models.folders import (
     total_weight_bytes,
     write_json,
 )
+from engines.models.plan import size
 from engines.processes.jobs import ChildEnd
 from engines.processes.locks import wait_for_lock
 from engines.toolkit.library_errors import is_memory_error
@@ -40,6 +42,9 @@ from engines.toolkit.putting import put_in_place
 from engines.worker.prompt import PromptEncoder
 
 _POLL_S = 0.5
+_FULL_BYTES = 2**20
+"""A disk with less than that free is full: what did not fit is larger."""
+_STREAM_FAILED = ("basic_ios::clear", "iostream error", "ios_base::failbit")
 
 
 class ConversionError(Exception):
@@ -59,13 +64,17 @@ def main() -> int:
     try:
         child.result(_make(job, child))
     except EngineError as error:
-        child.error(str(error), error.remedy, error.kind)
+        full = _disk_full(error, job)
+        child.error(*(full or (str(error), error.remedy)), error.kind)
     except MemoryError:
         traceback.print_exc()
         child.error("There was not enough memory for the conversion.", _remedy(job), "memory")
     except BaseException as error:  # noqa: BLE001 — the libraries raise anything, SystemExit included
         traceback.print_exc()
-        child.error(_explain(error, job), _remedy(job), "memory" if is_memory_error(error) else "model")
+        full = _disk_full(error, job)
+        child.error(
+            *(full or (_explain(error, job), _remedy(job))), "memory" if is_memory_error(error) else "model"
+        )
     return 0
 
 
@@ -260,6 +269,19 @@ def _explain(error: BaseException, job: Mapping[str, Any]) -> str:
     if len(reason) > 400:
         reason = reason[:400] + "…"
     return f"{job['model']} could not be converted to {job['recipe']['format']}: {reason}"
+
+
+def _disk_full(error: BaseException, job: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(what happened, what to do) where the disk took no more; native code says only that a stream failed."""
+    no_space = getattr(error, "errno", None) in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+    free = shutil.disk_usage(job["models_dir"]).free
+    if not no_space and free >= _FULL_BYTES and not any(sign in str(error) for sign in _STREAM_FAILED):
+        return None
+    return (
+        f"{job['model']} could not be converted to {job['recipe']['format']}: its files could not be written, with "
+        f"{size(free)} free on the disk.",
+        f"Free some space on the disk of {job['models_dir']}, or choose another one with --data-dir.",
+    )
 
 
 def _remedy(job: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Conversions of the bundled model and of broken ones: what comes out, what is kept, what is never left behind."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 from engines.engine import ModelError, OutOfMemoryError
 from engines.models.conversion import recipes as convert_recipes
+from engines.models.conversion import worker as conversion_worker
 from engines.models.conversion.worker import read_stage
 from engines.models.folders import MANIFEST, PROMPT_FILES, read_facts, take_prompt_files
 from engines.models.graphs import check_onnxruntime_genai, check_openvino
@@ -280,6 +282,21 @@ def test_code_that_comes_with_a_model_needs_consent(fresh, copy):
     assert fresh.plan(local(copy), OPENVINO).needs_remote_code
     with pytest.raises(ModelError, match="brings Python code of its own"):
         prepare(fresh, local(copy), OPENVINO)
+
+
+def test_a_full_disk_is_named_whatever_the_library_calls_it(tmp_path, monkeypatch):
+    job = {"model": "org/name", "recipe": {"format": "openvino"}, "models_dir": str(tmp_path)}
+    assert conversion_worker._disk_full(RuntimeError("another trouble"), job) is None
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ):
+        said, remedy = conversion_worker._disk_full(error, job)
+        assert "its files could not be written, with" in said
+        assert "--data-dir" in remedy
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4096))
+    assert "4 kB free" in conversion_worker._disk_full(RuntimeError("another trouble"), job)[0]
 
 
 # --- stopping ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.engine import ModelError
 from engines.models import model_names
 from engines.models.download.hub_cache import cache_dir
 from engines.models.model_names import DEMO_FOLDER, entered, is_path, resolve
@@ -40,6 +41,26 @@ def test_what_is_no_folder_stays_a_name(here):
     assert entered(".") == str(here)
     assert entered("~/x") == str(Path.home() / "x")
     assert entered((here / "models").as_uri()) == str(here / "models")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://huggingface.co/org/name?library=transformers",
+        "http://www.huggingface.co/org/name/blob/main/config.json#L3",
+        "huggingface.co/org/name",
+        "hf.co/org/name",
+        "org/name/",
+    ],
+)
+def test_a_repository_is_known_by_every_address_it_is_copied_as(address, here):
+    assert entered(address) == entered(address, look_around=True) == "org/name"
+
+
+def test_a_name_that_no_file_system_takes_is_only_a_name(here):
+    assert entered("x" * 300, look_around=True) == "x" * 300
+    with pytest.raises(ModelError, match="neither a folder nor"):
+        resolve("x" * 300)
 
 
 def test_the_address_of_a_folder_with_a_percent_sign_is_decoded_once(here):

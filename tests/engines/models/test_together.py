@@ -10,8 +10,9 @@ import pytest
 from engines import ENGINES
 from engines.models.library import ModelLibrary
 from engines.models.model_names import DEMO_FOLDER
+from engines.models.overview import row_for
 from engines.models.plan import DISK_MARGIN_BYTES
-from engines.models.together import LEFT_OUT, READY, STOPPED, GetTogether, backends, plan_together
+from engines.models.together import LEFT_OUT, READY, STOPPED, GetTogether, as_stated, backends, plan_together
 from engines.protocol import Availability, DeviceStatus, Target
 from tests.engines.models.conftest import ONNX, PLAIN, REPOSITORY, Watcher
 from tests.engines.models.hub_server import Fault
@@ -175,3 +176,38 @@ def test_a_model_that_no_backend_can_have_is_refused_once(hub, tmp_path, capsys)
     assert {part["state"] for part in json.loads(out)["parts"]} == {"left out"}
     status, out, _ = run_cli(capsys, tmp_path / "data", "plan", "arena/awq", "--json")
     assert (status, "AWQ checkpoint" in json.loads(out)["refusal"]) == (1, True)
+
+
+@pytest.fixture
+def int8_folder(tmp_path) -> Path:
+    """An OpenVINO folder as its makers publish it, by what its graph says."""
+    folder = Path(
+        shutil.copytree(DEMO_FOLDER, tmp_path / "int8-ov", ignore=shutil.ignore_patterns("*.safetensors"))
+    )
+    (folder / "openvino_model.xml").write_text(
+        "<net><layer type='ReadValue'/><port names='logits'/><data element_type='i8' offset='0' size='8192'/></net>"
+    )
+    (folder / "openvino_model.bin").write_bytes(b"0" * 8192)
+    return folder
+
+
+def test_a_ready_folder_is_got_in_its_own_precision_whatever_the_default_is(hub, fresh, int8_folder):
+    hub.add("arena/int8-ov", int8_folder)
+    asked = backends("arena/int8-ov", ENGINES, HERE)
+    assert as_stated(fresh, asked) == asked  # nobody knows yet
+    parts = GetTogether(fresh, asked, lambda part: None).run(threading.Event())
+    assert [(part.target.spelling, part.state) for part in parts] == [
+        ("openvino-genai/CPU/int8", READY),
+        ("optimum-intel/CPU/int8", READY),
+        ("onnxruntime-genai/CPU/int4", LEFT_OUT),
+        ("transformers/CPU/fp32", LEFT_OUT),
+    ]
+    assert len(hub.gets("openvino_model.bin")) == 1
+    for model in ("arena/int8-ov", str(int8_folder)):
+        plans = plan_together(fresh, as_stated(fresh, backends(model, ENGINES, HERE))).plans
+        assert [plan.target.spelling for plan in plans if plan.ready] == [
+            "openvino-genai/CPU/int8",
+            "optimum-intel/CPU/int8",
+        ]
+        row = row_for(fresh, model, backends("demo", ENGINES, HERE))
+        assert [cell.state for cell in row.cells] == ["here", "here", "unfit", "unfit"]

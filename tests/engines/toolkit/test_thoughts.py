@@ -43,6 +43,8 @@ WHOLE = [
      "Here's my thought process: Hm.\n\nHere's my response: Yes.", "Hm.", "Yes."),
     ("Here are my reasoning steps:", "<|assistant|>\nHere are my reasoning steps:\n",
      "Hm.\n[BEGIN FINAL RESPONSE]\nYes.\n[END FINAL RESPONSE]", "Hm.", "Yes."),
+    ("<think>", "<think>\n\n</think>\n\n", "</think>\n\nYes.", None, "Yes."),  # closed once more
+    ("<think>", "", "<think>Hm.</think>\n</think>\n\nYes: </think>", "Hm.", "Yes: </think>"),
     ("<|inner_prefix|>", "", "<|inner_prefix|>Hm.<|inner_suffix|>Yes.", "Hm.", "Yes."),
 ]  # fmt: skip
 
@@ -62,6 +64,11 @@ HARMONY_REPLIES = [
     ("<|channel|>analysis<|message|>cut in the mid", "cut in the mid", ""),
     ("<|channel|>analysis<|message|>a<|end|><|start|>assist", "a", ""),
     ("Hello without channels", None, "Hello without channels"),
+    (" to=functions.get_weather<|channel|>commentary json<|message|>{}<|call|>", None, "{}"),
+    (" to=web.open <|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b", "a", "b"),
+    ("to= is what it says", None, "to= is what it says"),
+    ("to be <|", None, "to be <|"),
+    ("to=x", None, "to=x"),
 ]  # fmt: skip
 
 
@@ -87,7 +94,7 @@ WORDS = st.text(alphabet="abc <>/think\n", max_size=30)
 @given(SPACE, WORDS, WORDS)
 def test_a_whole_reply_that_begins_with_a_thought_and_closes_it_is_both(space, thought, answer):
     assume("</think>" not in thought)
-    assume(not any(each.lstrip().startswith("<think>") for each in (thought, answer)))
+    assume(not any(each.lstrip().startswith(("<think>", "</think>")) for each in (thought, answer)))
     text = f"{space}<think>{thought}</think>{answer}"
     parted = part(text, *marks_of_reply(text))
     assert parted == Parted(thought.strip() or None, answer.lstrip())

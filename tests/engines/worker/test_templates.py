@@ -331,6 +331,19 @@ def test_what_transformers_made_is_kept_for_the_next_start(tmp_path, monkeypatch
     assert PromptEncoder(folder, tmp_path / "kept").encode([Message("user", "Hello")]) == first
 
 
+def test_what_cannot_be_kept_whole_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX")
+    limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a full disk does: the rest cannot be written
+    try:
+        tokenization._keep(tmp_path / "kept" / "a.json", "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    assert list((tmp_path / "kept").iterdir()) == []
+    tokenization._keep(tmp_path / "kept" / "a.json", "x")
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["a.json"]
+
+
 def test_a_folder_taken_as_it_is_needs_no_transformers(monkeypatch):
     monkeypatch.setattr(tokenization, "_ask_transformers", lambda folder: pytest.fail("asked"))
     assert PromptEncoder(DEMO_WEIGHTS).encode([Message("user", "Hello")])
