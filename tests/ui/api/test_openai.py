@@ -272,6 +272,9 @@ def test_health_and_a_description_that_machines_read(served):
     assert httpx.get(f"{served.address}health").json() == {"status": "ok"}
     paths = httpx.get(f"{served.base}/openapi.json").json()["paths"]
     assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses"} <= set(paths)
+    refused = paths["/v1/chat/completions"]["post"]["responses"]  # what a made client would read an error as
+    assert set(refused) == {"200", "4XX", "5XX"}
+    assert refused["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorDocument")
 
 
 # --- streams that take long, or end early ------------------------------------------------------------------
