@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 OFFSETS_HEADER = "X-Backend-Arena"
 """Sent with every request: another Backend Arena then adds the time of each token to its `timings`."""
 CONNECT_S = 5.0
+LIST_S = 20.0
+"""A server may look for its models when it is first asked: another Backend Arena asks every library."""
 _FIRST_PIECE_S = 1800.0
 """A server may load a model first, or read a long prompt."""
 _ROOTS = ("", "/v1", "/v3", "/api/v1")

@@ -72,10 +72,12 @@ class ServerDouble(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, key: str | None = None, root: str = "/v1", tls: Any = None, **habits: bool):
-        """`html`: a web page; `listless`: its list of models fails; `empty`: it has none, as Ollama says it."""
+        """`html`: a web page; `listless`: its list of models fails; `empty`: it has none, as Ollama says it;
+        `slow_list`: it looks for them first."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.key, self.root = key, root
         self.html, self.listless = habits.get("html", False), habits.get("listless", False)
+        self.list_takes_s = 1.0 if habits.get("slow_list") else 0.0
         self.empty = habits.get("empty", False)
         self.requests: list[dict[str, Any]] = []
         self.gone = threading.Event()
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        time.sleep(self.server.list_takes_s)
         if self.server.html:
             self._answer(200, b"<html><body>Welcome to my router</body></html>", "text/html")
         elif self.path != f"{self.server.root}/models":
