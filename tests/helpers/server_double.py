@@ -58,6 +58,7 @@ MODELS = (
         "gateway",
         "plain-words",
         "filtered",
+        "too-long",
         "html",
         "hangs",
         "away",
@@ -222,6 +223,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _gateway(self, _body: Any) -> None:
         self._answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", "text/html")
+
+    def _too_long(self, _body: Any) -> None:
+        text = "the request exceeds the available context size (4096 tokens), try increasing it"
+        self._json(400, {"error": {"code": 400, "message": text, "type": "exceed_context_size_error"}})
 
     def _plain_words(self, _body: Any) -> None:
         self._json(429, {"error": "Slow down, please."})
