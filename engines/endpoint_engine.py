@@ -35,7 +35,7 @@ from engines.protocol import (
     Progress,
     Target,
 )
-from engines.toolkit.openai_client import CONNECT_S, Address, Client, Heard
+from engines.toolkit.openai_client import LIST_S, Address, Client, Heard
 
 _T = TypeVar("_T")
 SPEC = EngineSpec(
@@ -93,7 +93,7 @@ class EndpointEngine(ServedEngine):
 
     async def _status(self, address: Address) -> DeviceStatus:
         try:
-            async with Client(address, timeout_s=CONNECT_S) as client:
+            async with Client(address, timeout_s=LIST_S) as client:
                 models = await client.models()
         except ServerError as error:
             return DeviceStatus(

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engines.engine import AnswerReport, ServerError
+from engines.engine import AnswerReport, EngineError, PromptError, ServerError
 
 if TYPE_CHECKING:
     import openai
@@ -21,6 +21,8 @@ _T = TypeVar("_T")
 OFFSETS_HEADER = "X-Backend-Arena"
 """Sent with every request: another Backend Arena then adds the time of each token to its `timings`."""
 CONNECT_S = 5.0
+LIST_S = 20.0
+"""A server may look for its models when it is first asked: another Backend Arena asks every library."""
 _FIRST_PIECE_S = 1800.0
 """A server may load a model first, or read a long prompt."""
 _ROOTS = ("", "/v1", "/v3", "/api/v1")
@@ -36,6 +38,8 @@ _THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 """Where servers put what the model thinks: llama.cpp, LM Studio and we the first, Ollama and vLLM the second."""
 
 
+_TOO_LONG = re.compile(r"context (length|window|size)|maximum context", re.IGNORECASE)
+"""What servers say of a prompt that does not fit: vLLM and OpenAI, llama.cpp's servers, LM Studio."""
 _CUT = {
     "content_filter": "The server cut the reply: its content filter did not let it pass.",
     "tool_calls": "The server ended the reply to call a tool, which nobody here offers.",
@@ -307,7 +311,7 @@ class Client:
     def _gave_up(self, said: str) -> ServerError:
         return ServerError(f"{self.address} gave up: {said}.", "Look into its log.")
 
-    def _status_error(self, error: openai.APIStatusError) -> ServerError:
+    def _status_error(self, error: openai.APIStatusError) -> EngineError:
         status, said = error.status_code, _said(error)
         html = "html" in error.response.headers.get("content-type", "")
         if status in (401, 403):
@@ -338,7 +342,10 @@ class Client:
             return _FailedError(
                 f"{self.address} failed ({status}): {said}.", "Look into the server's own log."
             )
-        return ServerError(f"{self.address} refuses the request ({status}): {said}.")
+        refused = f"{self.address} refuses the request ({status}): {said}."
+        if error.code == "context_length_exceeded" or _TOO_LONG.search(said):
+            return PromptError(refused, "Shorten the prompt or start a new conversation.")
+        return ServerError(refused)
 
     def _connection_error(self, error: Exception) -> ServerError:
         if type(error).__name__.endswith("TimeoutError"):

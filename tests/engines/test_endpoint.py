@@ -9,6 +9,7 @@ import time
 import pytest
 import trustme
 
+from engines import endpoint_engine
 from engines.endpoints import discovery
 from engines.endpoints.discovery import Known, find_servers
 from engines.endpoints.keys import Keys
@@ -18,6 +19,7 @@ from engines.environments.environments import Environments
 from engines.models.library import ModelLibrary
 from engines.protocol import Failed, Target, Token
 from engines.runtime.manager import EngineFailure, EngineManager
+from engines.toolkit import openai_client
 from engines.toolkit.openai_client import Address, Client
 from tests.helpers.server_double import MODELS, WORDS, ServerDouble, doubles
 from tests.helpers.worlds import ask
@@ -329,6 +331,17 @@ def test_a_server_without_a_model_is_there_and_says_so(world):
             assert [server.models for server in find_servers(known, lambda: None)] == [()]
         finally:
             world.endpoints.remove("empty")
+
+
+def test_a_server_that_first_looks_for_its_models_is_waited_for(monkeypatch):
+    """Being there is told within seconds by the connection; what it has may take longer."""
+    monkeypatch.setattr(openai_client, "CONNECT_S", 0.4)
+    monkeypatch.setattr(endpoint_engine, "CONNECT_S", 0.4, raising=False)
+    engine = endpoint_engine.ENGINE()
+    with ServerDouble(slow_list=True) as other:
+        engine.take_settings({"endpoints": [{"name": "slow", "url": other.url}]})
+        (status,) = engine.probe().device_status
+    assert (status.ok, status.models) == (True, MODELS)
 
 
 def test_a_server_whose_list_of_models_fails_can_be_asked_all_the_same(world):

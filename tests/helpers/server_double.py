@@ -58,6 +58,7 @@ MODELS = (
         "gateway",
         "plain-words",
         "filtered",
+        "too-long",
         "html",
         "hangs",
         "away",
@@ -72,10 +73,12 @@ class ServerDouble(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, key: str | None = None, root: str = "/v1", tls: Any = None, **habits: bool):
-        """`html`: a web page; `listless`: its list of models fails; `empty`: it has none, as Ollama says it."""
+        """`html`: a web page; `listless`: its list of models fails; `empty`: it has none, as Ollama says it;
+        `slow_list`: it looks for them first."""
         super().__init__(("127.0.0.1", 0), _Handler)
         self.key, self.root = key, root
         self.html, self.listless = habits.get("html", False), habits.get("listless", False)
+        self.list_takes_s = 1.0 if habits.get("slow_list") else 0.0
         self.empty = habits.get("empty", False)
         self.requests: list[dict[str, Any]] = []
         self.gone = threading.Event()
@@ -108,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        time.sleep(self.server.list_takes_s)
         if self.server.html:
             self._answer(200, b"<html><body>Welcome to my router</body></html>", "text/html")
         elif self.path != f"{self.server.root}/models":
@@ -219,6 +223,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _gateway(self, _body: Any) -> None:
         self._answer(502, b"<html><head><title>502 Bad Gateway</title></head></html>", "text/html")
+
+    def _too_long(self, _body: Any) -> None:
+        text = "the request exceeds the available context size (4096 tokens), try increasing it"
+        self._json(400, {"error": {"code": 400, "message": text, "type": "exceed_context_size_error"}})
 
     def _plain_words(self, _body: Any) -> None:
         self._json(429, {"error": "Slow down, please."})

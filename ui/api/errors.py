@@ -4,7 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from engines.protocol import Failed
+
+
+class ToldError(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorDocument(BaseModel):
+    """As programs for OpenAI read it."""
+
+    error: ToldError
+
+
+class OllamaErrorDocument(BaseModel):
+    """As programs for Ollama read it."""
+
+    error: str
+    param: str | None
+    code: str | None
+
+
+def described(document: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """For the API's own description: every refusal and every failure is that document."""
+    return {
+        "4XX": {"model": document, "description": "Refused"},
+        "5XX": {"model": document, "description": "Failed"},
+    }
 
 
 class ApiError(Exception):

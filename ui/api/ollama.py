@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, Response
 from engines.protocol import RunMetrics, Target
 from ui.api import shapes
 from ui.api.api import Api, Caller
-from ui.api.errors import ApiError
+from ui.api.errors import ApiError, OllamaErrorDocument, described
 from ui.api.lanes import AUTO, Lanes, lane_name
 from ui.api.ollama_requests import OllamaChat, OllamaGenerate, OllamaShow
 from ui.api.running import Running
@@ -32,22 +32,23 @@ _TAG = ":latest"
 
 def add_ollama(app: FastAPI, api: Api) -> None:
     """Put the routes into the application."""
+    errors = described(OllamaErrorDocument)
 
-    @app.get("/api/version")
+    @app.get("/api/version", responses=errors)
     async def version() -> dict[str, str]:
         return {"version": "0.1.0"}
 
-    @app.get("/api/tags")
+    @app.get("/api/tags", responses=errors)
     async def tags(request: Request) -> dict[str, Any]:
         await api.caller(request)
         return {"models": await asyncio.to_thread(_listed, api.lanes)}
 
-    @app.get("/api/ps")
+    @app.get("/api/ps", responses=errors)
     async def loaded(request: Request) -> dict[str, Any]:
         await api.caller(request)
         return {"models": await asyncio.to_thread(_loaded, api)}
 
-    @app.post("/api/show")
+    @app.post("/api/show", responses=errors)
     async def show(body: OllamaShow, request: Request) -> dict[str, Any]:
         target = await _target(api, body.asked_for, await api.caller(request))
         return {
@@ -56,11 +57,11 @@ def add_ollama(app: FastAPI, api: Api) -> None:
             "capabilities": ["completion"],
         }
 
-    @app.post("/api/chat", response_model=None)
+    @app.post("/api/chat", response_model=None, responses=errors)
     async def chat(body: OllamaChat, request: Request) -> Response:
         return await _answered(api, body, request, _Answer(body.model, _as_message), bool(body.messages))
 
-    @app.post("/api/generate", response_model=None)
+    @app.post("/api/generate", response_model=None, responses=errors)
     async def generate(body: OllamaGenerate, request: Request) -> Response:
         return await _answered(api, body, request, _Answer(body.model, _as_response), bool(body.prompt))
 

@@ -88,6 +88,8 @@ class Running:
                 raise failure(event)
             elif isinstance(event, Finished):
                 self._over = True
+                if event.finish_reason == "cancelled":  # not by who asked: they would hear nothing any more
+                    raise ApiError(503, "The reply was stopped before its end, here.", code="cancelled")
                 for piece in self._rest(event):
                     yield piece
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ui.api import ollama, responses, shapes
 from ui.api.api import Api, Caller
-from ui.api.errors import ApiError
+from ui.api.errors import ApiError, ErrorDocument, described
 from ui.api.lanes import AUTO, lane_name
 from ui.api.requests import (
     ChatRequest,
@@ -40,6 +40,7 @@ def build_api(api: Api) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses=described(ErrorDocument),
     )
     _add_models(app, api)
     _add_chat(app, api)

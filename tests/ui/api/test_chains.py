@@ -81,6 +81,14 @@ def test_a_thought_goes_to_reasoning_content_on_every_route(client, model):
     assert kinds.index("response.reasoning_text.done") < kinds.index("response.output_text.delta")
 
 
+def test_a_prompt_that_is_too_long_for_the_server_is_told_as_one_that_is_too_long_here(client):
+    """Programs shorten it then, or take another model; after a 502 they would only ask again."""
+    with pytest.raises(openai.BadRequestError, match="available context size") as caught:
+        client.chat.completions.create(model="endpoint/double/served@too-long", messages=HELLO)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    assert "Shorten the prompt" in str(caught.value)
+
+
 def test_without_counts_there_is_no_usage_and_what_fails_there_is_told_here(client):
     reply = client.chat.completions.create(model="endpoint/double/served@silent", messages=HELLO)
     assert reply.usage is None

@@ -273,6 +273,9 @@ def test_health_and_a_description_that_machines_read(served):
     assert httpx.get(f"{served.address}health").json() == {"status": "ok"}
     paths = httpx.get(f"{served.base}/openapi.json").json()["paths"]
     assert {"/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/responses"} <= set(paths)
+    refused = paths["/v1/chat/completions"]["post"]["responses"]  # what a made client would read an error as
+    assert set(refused) == {"200", "4XX", "5XX"}
+    assert refused["4XX"]["content"]["application/json"]["schema"]["$ref"].endswith("/ErrorDocument")
 
 
 # --- streams that take long, or end early ------------------------------------------------------------------
@@ -313,6 +316,27 @@ def test_a_client_that_goes_away_cancels_its_run(served, stream):
             httpx.post(f"{served.base}/chat/completions", json=document, timeout=1.5)
     until(lambda: row()["status"] == "stopped", 5)
     assert row()["output_tokens"] < 80
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reply_that_is_stopped_here_is_not_told_as_whole(served, stream):
+    """As when the app ends: what has been said so far is no finished answer."""
+    document = {
+        "model": SLOW,
+        "messages": [{"role": "user", "content": f"stop me {stream} " * 40}],
+        "stream": stream,
+    }
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(post(served, document)))
+    asking.start()
+    sql = "SELECT r.status FROM turns t JOIN runs r ON r.turn_id = t.id WHERE t.prompt LIKE ? AND r.output_tokens > 3"
+    until(lambda: served.rows(sql, f"stop me {stream}%"))
+    served.turns.stop_everything()
+    asking.join(20)
+    assert answers[0].status_code == (200 if stream else 503)
+    error = json.loads(answers[0].text.strip().split("data: ")[-1])["error"]
+    assert error["code"] == "cancelled"
+    assert "stopped before its end" in error["message"]
 
 
 def test_what_fails_at_once_has_a_status_and_what_fails_later_is_told_in_the_stream(served):
