@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from engines.measure.spread import RESAMPLES, SEED
+
 POINTS = (
     (
         "Equal prompts",
@@ -32,6 +34,10 @@ DEFINITIONS = (
     ("Whole answer", "last token − start of the request"),
     ("ITL p95", "95th percentile of the gaps between tokens, nearest rank"),
     ("Energy", "joules above idle ÷ tokens"),
-    ("Interval", "middle 95 % of 2,000 bootstrap medians, seeded; anyone gets the same from the offsets"),
+    (
+        "Interval",
+        f"middle 95 % of {RESAMPLES:,} bootstrap medians: numpy's default_rng({SEED}).choice of the sorted values; "
+        "anyone gets the same from the offsets",
+    ),
 )
 """(figure, how it is made from the offsets), as HTML."""
