@@ -84,9 +84,13 @@ class Painter:
         offer, naming = self._desk.offer(), self._desk.naming(page)
         slots = {}
         for panel in page.shown:
-            target = page.targets[panel]
-            seen = current[panel][2] if panel in current else None
-            active = seen if seen is not None and not seen.done else None
+            target, active, seen = page.targets[panel], None, None
+            if panel in current:
+                _, run, seen = current[panel]
+                if not seen.done:  # what is at work, whatever has been chosen for the next prompt
+                    target, active = run.target, seen
+                elif run.target != target:  # its figures would be read as those of what is chosen now
+                    seen = None
             state = view.panel_state(self._desk.state(target), active, offer.trouble(target))
             if offer.probing and state.phase == "absent":
                 state = replace(state, label="Checking", detail="Asking the engine what it can use here")

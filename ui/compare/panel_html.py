@@ -235,7 +235,7 @@ def tuning_line(view: RunView) -> str:
 
 def failure_card(failure: Failed) -> str:
     remedy = f"<p>{fmt.text(failure.remedy)}</p>" if failure.remedy else ""
-    told = failure.exit_code is None or str(failure.exit_code) in failure.message
+    told = failure.exit_code is None or str(abs(failure.exit_code)) in failure.message
     code = "" if told else f" (exit code {failure.exit_code})"
     log = ""
     if failure.details:

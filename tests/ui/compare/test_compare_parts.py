@@ -262,6 +262,8 @@ def test_a_failure_shows_message_remedy_and_log_as_text():
     html = failure_card(Failed("crashed", "It <died>.", "Try again.", "Traceback <here>", exit_code=9))
     assert "It &lt;died&gt;." in html
     assert "exit code 9" in html
+    said = failure_card(Failed("crashed", "It ended (killed by signal 9).", exit_code=-9))
+    assert "exit code" not in said  # it is told already
     assert "Traceback &lt;here&gt;" in html
 
 

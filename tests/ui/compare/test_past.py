@@ -101,3 +101,23 @@ def test_after_any_change_it_is_what_a_fresh_tab_shows(desk, tab, change):
     assert tab.past() == all_at_once(desk, tab)
     send(desk, tab, "and on")
     assert tab.past() == all_at_once(desk, tab)
+
+
+def test_a_head_never_shows_another_targets_figures(desk, tab):
+    """Of what writes now until it is done; of what is chosen for the next prompt only what that has written."""
+    fast, slow = Target("echo", "CPU", "fast"), Target("echo", "CPU", "5")
+    send(desk, tab, "one two three")
+    assert tab.slots["head1"].count("<dd>–</dd>") == 0
+    tab.page.targets[1] = slow
+    tab.ask()
+    assert " · 5 · " in tab.slots["head1"]
+    assert tab.slots["head1"].count("<dd>–</dd>") == 4
+    assert Actions(desk).send(tab.page, "four five six", None, "together", FIELDS)
+    tab.page.targets[1] = fast
+    tab.ask()
+    assert " · 5 · " in tab.slots["head1"]
+    Actions(desk).stop(tab.page)
+    assert desk.talk(tab.page).latest().live.wait(30)
+    tab.ask()
+    assert " · fast · " in tab.slots["head1"]
+    assert tab.slots["head1"].count("<dd>–</dd>") == 4
