@@ -90,6 +90,9 @@ _CACHE_BYTES = 512 * 2**20
 """KV cache buffer made at once: room for follow-up turns without growing it, and not so much as to hurt."""
 _PHI_SWITCH = 4096
 """Tokens up to which the long-context Phi-3 and Phi-4-mini use their short position factors."""
+_GEMMA_2_WINDOW = 4096
+"""The model builder (0.13) gives Gemma 2's sliding window to the odd layers instead of the even ones: as long as it
+covers everything that is the same; beyond it the logits are another model's."""
 _NOISE = 0.05
 """So far may the logits of a prompt in two pieces be from those of the whole, as a share of their spread."""
 _NEVER_END = '{"model": {"eos_token_id": [2147483647]}}'
@@ -163,7 +166,7 @@ class ONNXRuntimeGenAIEngine(Engine):
         compile_s = time.perf_counter() - started
         # What the model builder writes has no config.json: genai_config.json is the folder's own statement.
         facts = model_config.read_config(folder) if (folder / "config.json").is_file() else {}
-        self._context = settings.get("model", {}).get("context_length") or model_config.context_tokens(facts)
+        self._context = _right_context(settings, facts)
         self._switch = model_config.rope_switch(facts) if facts else _likely_switch(settings)
         self._roomy_tokens = _CACHE_BYTES // max(1, _cache_bytes_per_token(decoder))
         details = {
@@ -325,6 +328,18 @@ def _search_options(request: GenerationRequest) -> dict[str, Any]:
         "random_seed": request.seed if sample and request.seed is not None else -1,
         "min_length": 0,
     }
+
+
+def _right_context(settings: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+    """Tokens up to which the folder's graph computes what the model is; None: unknown."""
+    from engines.toolkit import model_config
+
+    model = settings.get("model", {})
+    context: int | None = model.get("context_length") or model_config.context_tokens(facts)
+    if model.get("type") != "gemma2":
+        return context
+    window = facts.get("sliding_window") or _GEMMA_2_WINDOW
+    return min(context or window, window)
 
 
 def _likely_switch(settings: Mapping[str, Any]) -> int | None:

@@ -266,6 +266,8 @@ def read_stage(log_tail: str, layers: int | None) -> tuple[str, float] | None:
 
 def _explain(error: BaseException, job: Mapping[str, Any]) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, LookupError):  # of a missing key only the key is said
+        reason = f"{type(error).__name__}: {reason}"
     if len(reason) > 400:
         reason = reason[:400] + "…"
     return f"{job['model']} could not be converted to {job['recipe']['format']}: {reason}"

@@ -299,6 +299,12 @@ def test_a_full_disk_is_named_whatever_the_library_calls_it(tmp_path, monkeypatc
     assert "4 kB free" in conversion_worker._disk_full(RuntimeError("another trouble"), job)[0]
 
 
+def test_a_key_that_a_converter_misses_is_said_to_be_one():
+    job = {"model": "org/name", "recipe": {"format": "onnxruntime-genai"}}
+    assert conversion_worker._explain(KeyError("position_ids"), job).endswith(": KeyError: 'position_ids'")
+    assert conversion_worker._explain(ValueError("no"), job).endswith("onnxruntime-genai: no")
+
+
 # --- stopping ----------------------------------------------------------------------------------------------
 
 

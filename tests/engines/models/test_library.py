@@ -231,6 +231,8 @@ def test_what_an_engine_cannot_do_with_a_model_is_said(cache, fresh):
     gemma = fresh.estimate(Target("openvino-genai", "CPU", "int4", "google/gemma-3-1b-it"), OPENVINO)
     assert "transformers up to 5.0 only" in gemma.refusal
     assert gemma.can_override
+    smollm = fresh.estimate(Target("onnxruntime-genai", "CPU", "int4", "HuggingFaceTB/SmolLM3-3B"), ONNX)
+    assert "without rotary positions" in smollm.refusal
 
 
 def test_the_overview_says_how_each_backend_gets_each_model(cache, tmp_path):
