@@ -104,18 +104,7 @@ class Servers:
             kept = [gr.skip()] * 3
             return [*self._show(), _said(f"{error} {error.remedy or ''}", "error"), *kept]
         self._manager.settings_changed(SETTINGS)
-        status = self._statuses().get(endpoint.name)
-        if status is not None and status.ok and status.models:
-            models = counted(len(status.models), "model")
-            said = _said(f"{endpoint.name} answers: {models}. Choose “Server” in a panel.", "info")
-        elif status is not None and status.ok:
-            doubt = (
-                "Is its address right? It usually ends in /v1; if it is, write the model's name in a panel."
-            )
-            said = _said(f"{endpoint.name} answers, but lists no models. {doubt}", "warn")
-        else:
-            reason = f"{status.reason} {status.remedy or ''}" if status else "It has not been asked yet."
-            said = _said(f"{endpoint.name} is added, but: {reason}", "warn")
+        said = added_html(endpoint.name, self._statuses().get(endpoint.name))
         return [*self._show(), said, "", "", ""]
 
     def _remove(self, name: str | None) -> list[Any]:
@@ -148,6 +137,19 @@ class Servers:
 
 def _said(words: str, kind: str) -> str:
     return f'<p class="notice {kind}" role="status">{text(words.strip())}</p>'
+
+
+def added_html(name: str, status: DeviceStatus | None) -> str:
+    """What is said of a server that was just added; None: it has not been asked."""
+    if status is None or not status.ok:
+        reason = f"{status.reason} {status.remedy or ''}" if status else "It has not been asked yet."
+        return _said(f"{name} is added, but: {reason}", "warn")
+    if not status.models:
+        doubt = "Is its address right? It usually ends in /v1; if it is, write the model's name in a panel."
+        return _said(f"{name} answers, but lists no models. {doubt}", "warn")
+    return _said(
+        f"{name} answers: {counted(len(status.models), 'model')}. Choose “Server” in a panel.", "info"
+    )
 
 
 def servers_html(endpoints: Sequence[Endpoint], statuses: Mapping[str, DeviceStatus], has_key: Any) -> str:

@@ -5,9 +5,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from engines.protocol import DeviceStatus
 from tests.helpers.server_double import MODELS, ServerDouble
 from tests.ui.accessibility import serious
 from tests.ui.api.conftest import ECHO
+from ui.system.servers import added_html
 
 SECRET = "sk-very-secret-4711"
 
@@ -44,17 +46,11 @@ def test_a_server_is_added_seen_offered_and_forgotten(page, second):
         expect(page.locator("#system-servers")).not_to_contain_text("locked")
 
 
-def test_a_wrong_path_on_a_server_that_runs_is_doubted(page, second, double):
-    field(page, "server-name").fill("elsewhere")
-    field(page, "server-url").fill(f"{double.address}/api")
-    page.locator("#server-add").click()
-    try:
-        expect(page.locator("#server-said")).to_contain_text("Is its address right?", timeout=30_000)
-    finally:
-        page.locator("#server-known input").click()
-        page.get_by_role("option", name="elsewhere").click()
-        page.locator("#server-remove").click()
-        expect(page.locator("#server-said")).to_contain_text("forgotten")
+def test_a_server_that_lists_no_models_is_doubted_as_a_wrong_path_would_look_the_same():
+    said = added_html("elsewhere", DeviceStatus("elsewhere", True, title="http://localhost:11434/api"))
+    assert "lists no models" in said
+    assert "usually ends in /v1" in said
+    assert "1 model." in added_html("ollama", DeviceStatus("ollama", True, models=("phi3:mini",)))
 
 
 @pytest.mark.parametrize(
