@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import importlib.util
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engines.engine import ModelError
@@ -114,6 +117,7 @@ def recipe_for(target: Target, spec: EngineSpec, facts: ModelFacts) -> Recipe:
         raise ModelError(*_no_build(target, spec))
     if spec.model_format == ONNXRUNTIME_GENAI:
         refuse_ambiguous_lm_head(facts)
+        refuse_unknown_to_builder(facts)
     options = dict(build.options)
     if facts.parameters > _LARGE_PARAMETERS:
         options |= build.large_options
@@ -151,6 +155,30 @@ def refuse_ambiguous_lm_head(facts: ModelFacts) -> None:
                 "output layer and build garbage.",
                 "Use another engine for this model, or pad its vocabulary.",
             )
+
+
+def refuse_unknown_to_builder(facts: ModelFacts) -> None:
+    """The model builder has a class for some architectures, and says so only when it is asked to build."""
+    known = _builder_architectures()
+    if known and facts.architecture is not None and facts.architecture not in known:
+        version = _version("onnxruntime-genai") or _version("onnxruntime-genai-directml") or "here"
+        raise ModelError(
+            f"ONNX Runtime GenAI's model builder ({version}) does not know the architecture {facts.architecture}.",
+            "Use another engine for this model.",
+        )
+
+
+@functools.cache
+def _builder_architectures() -> frozenset[str]:
+    """Those that its source compares with; empty where it is absent or written differently. Nothing is imported."""
+    spec = importlib.util.find_spec("onnxruntime_genai")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    try:
+        source = (Path(spec.origin).parent / "models" / "builder.py").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    return frozenset(re.findall(r'architectures\[0\] == "(\w+)"', source))
 
 
 def cost(recipe: Recipe, facts: ModelFacts) -> Cost:

@@ -261,6 +261,17 @@ def test_a_vocabulary_as_wide_as_a_layer_is_refused_for_onnx(fresh, tmp_path):
         prepare(fresh, local(folder, "onnxruntime-genai"), ONNX)
 
 
+def test_an_architecture_that_the_model_builder_does_not_know_is_refused_before_it_is_tried(fresh, copy):
+    config = json.loads((copy / "config.json").read_text())
+    for name, known in (("Olmo2ForCausalLM", False), ("Qwen3ForCausalLM", True), (None, True)):
+        config["architectures"] = [name] if name else None
+        (copy / "config.json").write_text(json.dumps(config))
+        refusal = fresh.plan(local(copy, "onnxruntime-genai"), ONNX).refusal
+        assert (refusal is None) == known
+        assert known or "does not know the architecture Olmo2ForCausalLM" in refusal
+        assert fresh.plan(local(copy), OPENVINO).refusal is None
+
+
 def test_too_little_memory_is_refused_with_the_numbers_and_may_be_overridden(copy, tmp_path):
     library = ModelLibrary(tmp_path / "data", memory=lambda: 100_000_000)
     target = local(copy, "onnxruntime-genai")
