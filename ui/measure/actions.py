@@ -183,7 +183,7 @@ class Actions:
             text = files.text_of(measurement, kind, private=private, beside=beside)
         except ValueError as error:
             raise Refused(str(error)) from error
-        day = re.sub(r"[^\d-]", "", fmt.when(measurement.created_at)[:10])  # a file may say anything there
+        day = re.sub(r"[^\d-]", "", measurement.created_at[:10])  # a file may say anything there
         path = Path(tempfile.mkdtemp(dir=self._exports.name)) / f"backend-arena-measurement-{day}.{kind}"
         path.write_text(text, encoding="utf-8", errors="replace", newline="")
         return path
