@@ -222,6 +222,7 @@ def _visitors_server(build: Callable[[], Blocks], door: Door, options: Mapping[s
     page.transpile_to_js(quiet=True)
     page.config = page.get_config_file()
     page.is_running = True
+    page.has_launched = True  # else Gradio copies any file of this computer that a request names
     server = App.create_app(page, app=LeanApp(door), app_kwargs={}, mcp_server=False)
     page.server_app = page.app = server
     page._queue.set_server_app(server)

@@ -195,6 +195,14 @@ def test_an_unknown_architecture_is_named(fresh, copy, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     config |= {"architectures": ["MartianForCausalLM"], "model_type": "martian"}
     (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="martian"):
+        prepare(fresh, local(copy), OPENVINO)
+    assert not fresh.is_ready(local(copy), OPENVINO)
+
+
+def test_a_conversion_that_fails_says_why_and_names_its_log(fresh, copy, tmp_path):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"hidden_act": "martian"}))
     with pytest.raises(ModelError, match="martian") as caught:
         prepare(fresh, local(copy), OPENVINO)
     log = Path(caught.value.remedy.split(" in ")[-1])
