@@ -223,10 +223,10 @@ class ForeignTime:
 @pytest.mark.alone
 @pytest.mark.skipif(sys.platform != "linux", reason="counted from /proc")
 def test_quiet_runs_stay_unstamped_and_others_do_not(world):
-    """Twenty runs: each is stamped if, and only if, others took too much while it ran."""
+    """Ten runs: each is stamped if, and only if, others took too much while it ran."""
     turns, _, _ = world
     judged = 0
-    for number in range(20):
+    for number in range(10):
         with ForeignTime() as foreign:
             _, view = ends(turns.send(f"{number} some words to say", [(1, SLOW_ECHO)], LONG))
         assert not view.contended

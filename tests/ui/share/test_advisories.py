@@ -106,7 +106,8 @@ def test_data_of_an_event(shared, inside, advisory):
             data = [value] * len(function.inputs)
             answer = run_handler(shared, visitor, number, data, f"advisory{number}")
             assert not any(word in answer.text for word in FORBIDDEN_IN_ANSWERS)
-            assert [path for path in set(cache.rglob("*")) - before if path.is_file()] == []  # may go again later
+            # at once, for it may go again later
+            assert [path for path in set(cache.rglob("*")) - before if path.is_file()] == []
 
 
 @pytest.mark.parametrize("advisory", DATA)
