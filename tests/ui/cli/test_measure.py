@@ -33,8 +33,12 @@ OWN = '{"prompt": "Tell me about bread.", "prompt_tokens": 0, "new_tokens": 6, "
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
+    echo, *others = SPECS
+    quick = replace(
+        echo, precisions=(*echo.precisions, "400")
+    )  # as fast as the machine that is told of can be
     manager = EngineManager(
-        folder, Weights(10_000_000), Environments(folder), specs=(*SPECS, served_engine.SPEC)
+        folder, Weights(10_000_000), Environments(folder), specs=(quick, *others, served_engine.SPEC)
     )
     yield manager
     manager.shutdown()
@@ -75,21 +79,21 @@ def run(arena, *words: str) -> int:
 def test_a_measurement_is_told_saved_and_written(arena, suite, tmp_path, capsys):
     files = {name: tmp_path / f"out.{name}" for name in ("json", "html", "md", "csv", "jsonl")}
     options = [word for name, path in files.items() for word in (f"--{name}", str(path))]
-    lanes = ("--on", "echo/CPU/100", "--on", "bad/CPU/crash-in-reply")
+    lanes = ("--on", "echo/CPU/400", "--on", "bad/CPU/crash-in-reply")
     assert run(arena, "--suite", suite, *lanes, "--repeats", "3", *options) == 0
     made = json.loads(files["json"].read_text())
     assert made["contract"] == "backend-arena-measure/1"
-    assert [lane["lane"] for lane in made["lanes"]] == ["echo/CPU/100", "bad/CPU/crash-in-reply"]
+    assert [lane["lane"] for lane in made["lanes"]] == ["echo/CPU/400", "bad/CPU/crash-in-reply"]
     assert [len(lane["repeats"]) for lane in made["lanes"]] == [3, 0]
     assert all(len(r["token_offsets_s"]) == 6 and r["prompt_sha256"] for r in made["lanes"][0]["repeats"])
-    assert made["verdict"]["winner"] == "echo/CPU/100"
+    assert made["verdict"]["winner"] == "echo/CPU/400"
     for path in files.values():
         text = path.read_text(encoding="utf-8-sig")
         assert text
         assert "secret-box" not in text
         assert "Tell me about bread" not in text
     out, err = capsys.readouterr()
-    assert "Short chat: echo/CPU/100" in out
+    assert "Short chat: echo/CPU/400" in out
     assert "ended unexpectedly" in out
     assert "This will take about" in err
     (listed,) = arena.measurements.listed()
@@ -99,7 +103,7 @@ def test_a_measurement_is_told_saved_and_written(arena, suite, tmp_path, capsys)
 
 def test_private_files_hold_it_all_and_the_terminal_takes_json(arena, suite, capsys):
     assert (
-        run(arena, "--suite", suite, "--on", "echo/CPU/100", "--repeats", "1", "--private", "--json", "-")
+        run(arena, "--suite", suite, "--on", "echo/CPU/400", "--repeats", "1", "--private", "--json", "-")
         == 0
     )
     made = json.loads(capsys.readouterr().out)
@@ -110,11 +114,11 @@ def test_private_files_hold_it_all_and_the_terminal_takes_json(arena, suite, cap
 def test_against_an_earlier_one_and_with_anothers_rows(arena, suite, tmp_path, capsys):
     first, second, llama = (tmp_path / name for name in ("a.json", "b.json", "llama.jsonl"))
     llama.write_text('{"model_filename": "m.gguf", "n_prompt": 0, "n_gen": 8, "avg_ts": 17.5}\n')
-    common = ("--suite", suite, "--on", "echo/CPU/100", "--repeats", "3")
+    common = ("--suite", suite, "--on", "echo/CPU/400", "--repeats", "3")
     assert run(arena, *common, "--json", str(first)) == 0
     assert run(arena, *common, "--against", str(first), "--foreign", str(llama), "--json", str(second)) == 0
     out = capsys.readouterr().out
-    assert "echo/CPU/100  own-1  decode rate:" in out  # the file has no names of a person's prompts
+    assert "echo/CPU/400  own-1  decode rate:" in out  # the file has no names of a person's prompts
     assert "Not comparable" not in out
     (row,) = document.loads(second.read_text()).foreign
     assert (row.contract, row.value) == ("llama-bench", 17.5)
@@ -133,12 +137,12 @@ def test_a_comparison_is_told_beside_a_document_on_the_terminal_too(capsys):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Only Linux has a file that is always full.")
 def test_a_file_that_cannot_be_written_in_the_end_costs_no_other(arena, suite, tmp_path, capsys):
     page = tmp_path / "report.html"
-    lane = ("--on", "echo/CPU/100", "--repeats", "1")
+    lane = ("--on", "echo/CPU/400", "--repeats", "1")
     assert run(arena, "--suite", suite, *lane, "--json", "/dev/full", "--html", str(page)) == 2
     out, err = capsys.readouterr()
     assert "/dev/full could not be written: No space left" in err
-    assert "echo/CPU/100" in out
-    assert "echo/CPU/100" in page.read_text(encoding="utf-8")
+    assert "echo/CPU/400" in out
+    assert "echo/CPU/400" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_stopped_it_keeps_what_is_done_and_is_gone_on_with(arena, suite, capsys)
             desk.session.stop()
 
     journal.repeated = repeated
-    assert run(arena, "--suite", suite, "--on", "echo/CPU/100", "--repeats", "4") == 0
+    assert run(arena, "--suite", suite, "--on", "echo/CPU/400", "--repeats", "4") == 0
     (listed,) = journal.listed()
     assert (listed.status, listed.resumable) == ("stopped", True)
     capsys.readouterr()
@@ -205,7 +209,7 @@ def test_stopped_it_keeps_what_is_done_and_is_gone_on_with(arena, suite, capsys)
 
 def test_a_lane_that_names_its_model_is_measured_under_that_name(arena, suite, capsys):
     """It stood under the name of `--model`, the demo by default, and against the demo's answers."""
-    assert run(arena, "--suite", suite, "--on", "echo/CPU/100@other", "--repeats", "1", "--json", "-") == 0
+    assert run(arena, "--suite", suite, "--on", "echo/CPU/400@other", "--repeats", "1", "--json", "-") == 0
     made = json.loads(capsys.readouterr().out)
     assert (made["model"], [lane["model"] for lane in made["lanes"]]) == ("other", ["other"])
 
@@ -271,5 +275,5 @@ def test_only_one_measurement_runs_at_a_time(arena, suite):
 def test_nothing_that_is_raised_in_a_session_is_lost(arena, suite, monkeypatch):
     monkeypatch.setattr(Session, "_prepare_models", lambda self: (_ for _ in ()).throw(EngineError("a bug")))
     with pytest.raises(EngineError, match="a bug"):
-        run(arena, "--suite", suite, "--on", "echo/CPU/100")
+        run(arena, "--suite", suite, "--on", "echo/CPU/400")
     assert arena.measurements.listed()[0].status == "failed"
