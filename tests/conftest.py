@@ -9,6 +9,7 @@ The whole suite runs in two processes, since the tests wait about half of their 
 
 import contextlib
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from engines.runtime.manager import EngineManager
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+_UPLOADS = tempfile.TemporaryDirectory(prefix="arena-uploads-", ignore_cleanup_errors=True)
+os.environ["GRADIO_TEMP_DIR"] = _UPLOADS.name  # what another process's tests upload lies elsewhere
 
 
 PROCESSES = 2
