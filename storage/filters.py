@@ -80,6 +80,8 @@ def _titled(db: Database, query: str) -> list[str]:
     """Ids of conversations whose title, as a person gave it, has all the words; titles are few and short."""
     begins = fts_query(query) is not None
     wanted = [_folded(word) for word in (words(query) if begins else query.split())]
+    if not wanted:
+        return []
     # Folding is for Python, which takes its time: a title in ASCII alone is folded by SQLite's LIKE.
     first = wanted[:_LOOKED_FOR_AT_FIRST]
     perhaps = " AND (title LIKE ? ESCAPE '\\' OR title GLOB '*[^ -~]*')" * len(first)
@@ -87,7 +89,7 @@ def _titled(db: Database, query: str) -> list[str]:
         f"SELECT id, title FROM conversations WHERE title IS NOT NULL AND deleted_at IS NULL{perhaps}",
         [f"%{_LIKE_SIGNS.sub(_ESCAPED, word)}%" for word in first],
     )
-    return [row_id for row_id, title in found if wanted and _holds(_folded(title), wanted, begins)]
+    return [row_id for row_id, title in found if _holds(_folded(title), wanted, begins)]
 
 
 def _holds(title: str, wanted: list[str], begins: bool) -> bool:

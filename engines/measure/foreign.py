@@ -47,21 +47,20 @@ _KEPT = ("build_commit", "cpu_info", "gpu_info", "model_type", "model_size", "mo
 _TOLD_BY_OTHERS = ("model_size", "model_n_params")
 """What differs with `model_type` alone."""
 _COLUMNS = {
-    **{"model": "model_type", "backend": "backends", "ngl": "n_gpu_layers", "threads": "n_threads"},
-    **{
-        "sm": "split_mode",
-        "fa": "flash_attn",
-        "nkvo": "no_kv_offload",
-        "dev": "devices",
-        "ts": "tensor_split",
-    },
-    **{
-        "lm": "load_mode",
-        "mmap": "use_mmap",
-        "embd": "embeddings",
-        "nopo": "no_op_offload",
-        "noh": "no_host",
-    },
+    "model": "model_type",
+    "backend": "backends",
+    "ngl": "n_gpu_layers",
+    "threads": "n_threads",
+    "sm": "split_mode",
+    "fa": "flash_attn",
+    "nkvo": "no_kv_offload",
+    "dev": "devices",
+    "ts": "tensor_split",
+    "lm": "load_mode",
+    "mmap": "use_mmap",
+    "embd": "embeddings",
+    "nopo": "no_op_offload",
+    "noh": "no_host",
 }
 """Names of llama-bench's in its Markdown -> in its other forms."""
 _TEST = re.compile(r"(?:pp ?(\d+))?\+?(?:tg ?(\d+))?(?: @ d(\d+))?")

@@ -225,9 +225,8 @@ def _clearness(best: Figure, others: Mapping[str, Figure], by: float | None, cle
     wide = next((key for key, other in others.items() if not apart(best, other)), None)
     if by >= LEAST_DIFFERENCE and wide is not None:
         return f"No clear winner: the 95 % interval of {wide} overlaps the leader's."
-    gain = (
-        math.floor(round(1000 * by, 6)) / 1000
-    )  # rounded up, 2.96 % would be less than 3 %, and said to be 3.0 %
+    # Rounded up, 2.96 % would be less than 3 %, and said to be 3.0 %.
+    gain = math.floor(round(1000 * by, 6)) / 1000
     return f"No clear winner: {told(gain, 1)} is less than the {told(LEAST_DIFFERENCE)} one would notice."
 
 

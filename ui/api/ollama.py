@@ -103,12 +103,15 @@ class _Answer:
         return {"model": self.model, "created_at": _now(), **self.said(text, thought), "done": done}
 
     def end(self, running: Running, text: str, thought: str) -> dict[str, Any]:
-        """The last document. What came before the worker took the request counts as loading, as at Ollama."""
-        view, load_s = running.view, running.waited_s or 0.0
+        """The last document. What came before the worker took the request counts as loading, as at Ollama.
+
+        What is not known, as without a single token, is left out.
+        """
+        view, load_s = running.view, running.waited_s
         metrics = view.metrics or RunMetrics()
         run_s, ttft_s = metrics.total_s, metrics.ttft_s
         durations_s = {
-            "total": None if run_s is None else load_s + run_s,
+            "total": None if run_s is None or load_s is None else load_s + run_s,
             "load": load_s,
             "prompt_eval": ttft_s,
             "eval": None if run_s is None or ttft_s is None else max(0.0, run_s - ttft_s),
